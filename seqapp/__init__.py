@@ -1,0 +1,3 @@
+"""Recurrent sequence models, from Keras to the edge."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,182 @@
+"""What a run is made of. Frozen, typed, grouped; every field is a command line flag of `seqapp.train`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from seqapp.errors import UsageError
+
+CELL_NAMES = ("plain", "lstm", "gru", "cifg")
+TASKS = ("next-word", "next-character")
+
+
+def option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    data: str | None = option(None, "a UTF-8 text file or a folder of them (default: the conversations of chitchat-dataset)")
+    validation_fraction: float = option(0.05, "part of the documents, or of a single file's characters, for validation")
+    test_fraction: float = option(0.05, "part of them for the test; 0 leaves it out")
+    min_count: int = option(1, "a token that occurs less often in the training split is unknown")
+    lower: bool = option(True, "put the text in lower case")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    cell: str = option("gru", f"{', '.join(CELL_NAMES)}, or a cell of your own as package.module:Class")
+    activation: str = option("tanh", "f of the plain cell, by its Keras name")
+    units: int = option(256, "width of the state of each layer")
+    layers: int = option(1, "recurrent layers, one above the other")
+    embedding: int = option(128, "width of the token embedding")
+    tied: bool = option(True, "use the embedding as output kernel too")
+    dropout: float = option(0.0, "dropout on the embedding, between layers and before the output")
+    recurrent_dropout: float = option(0.0, "dropout on the recurrence")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    epochs: int = option(10, "passes over the training split, at most")
+    patience: int = option(3, "stop after so many epochs without a better validation")
+    batch_size: int = option(32, "parallel streams the training split is cut into")
+    bptt: int = option(35, "timesteps in a window of truncated backpropagation through time")
+    learning_rate: float = option(3e-3, "peak of the schedule: a short linear rise, then a cosine down to 0")
+    weight_decay: float = option(0.0, "decoupled weight decay of AdamW")
+    clip_norm: float = option(1.0, "largest global norm of the gradient")
+    time_limit: float | None = option(None, "end training after so many seconds; the schedule then follows the clock")
+    checkpoint_seconds: float = option(180.0, "save a checkpoint this often within an epoch, and after each")
+    seed: int = option(1, "seed of weights, dropout and order; the same seed gives the same result on one kind of CPU")
+
+
+@dataclass(frozen=True)
+class Config:
+    task: str = option("next-word", f"one of {', '.join(TASKS)}")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def check(self) -> Config:
+        """Returns itself.
+
+        Raises:
+            UsageError: a value is out of its range.
+        """
+        d, m, t = self.data, self.model, self.training
+        _require(self.task in TASKS, "task", f"one of {', '.join(TASKS)}", self.task)
+        _require(m.cell in CELL_NAMES or ":" in m.cell, "cell", f"one of {', '.join(CELL_NAMES)}, or package.module:Class", m.cell)
+        for name, whole in {**dataclasses.asdict(m), **dataclasses.asdict(t), "min_count": d.min_count}.items():
+            if isinstance(whole, int) and not isinstance(whole, bool) and name != "seed":
+                _require(whole >= 1, name, "a whole number of at least 1", whole)
+        for name, part in (("dropout", m.dropout), ("recurrent_dropout", m.recurrent_dropout), ("test_fraction", d.test_fraction)):
+            _require(0 <= part < 1, name, "at least 0 and below 1", part)
+        _require(0 < d.validation_fraction < 1 - d.test_fraction, "validation_fraction", "above 0, and some training text left",
+                 d.validation_fraction)
+        for name, amount in (("learning_rate", t.learning_rate), ("clip_norm", t.clip_norm),
+                             ("time_limit", 1.0 if t.time_limit is None else t.time_limit)):
+            _require(0 < amount < float("inf"), name, "a number above 0", amount)
+        _require(0 <= t.weight_decay < 1, "weight_decay", "at least 0 and below 1", t.weight_decay)
+        _require(0 <= t.seed < 2**32, "seed", "from 0 to 4294967295", t.seed)
+        return self
+
+    def as_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+
+# What differs from the field defaults, task by task.
+DEFAULTS: dict[str, Config] = {
+    "next-word": Config(),
+    "next-character": Config(task="next-character", data=DataConfig(lower=False)),
+}
+
+
+def _require(condition: bool, name: str, expected: str, received: object) -> None:
+    if not condition:
+        raise UsageError(f"--{name.replace('_', '-')} must be {expected}. Received: {received}")
+
+
+def _groups() -> Iterator[tuple[str, type]]:
+    hints = typing.get_type_hints(Config)
+    return ((f.name, hints[f.name]) for f in fields(Config) if dataclasses.is_dataclass(hints[f.name]))
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """One flag for every field; a flag that is not given leaves no value behind."""
+    parser.add_argument("--task", default=argparse.SUPPRESS, metavar="TASK", help=Config.__dataclass_fields__["task"].metadata["help"])
+    for name, group in _groups():
+        section = parser.add_argument_group(name)
+        hints = typing.get_type_hints(group)
+        for item in fields(group):
+            flag, text = f"--{item.name.replace('_', '-')}", item.metadata["help"]
+            if hints[item.name] is bool:
+                section.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+                continue
+            kind = _plain_type(hints[item.name])
+            metavar = {int: "N", float: "X", str: item.name.upper()}[kind]
+            section.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=metavar, help=text)
+
+
+def _plain_type(hint: Any) -> type:
+    """The one type of `T` or `T | None`."""
+    options = [t for t in typing.get_args(hint) if t is not type(None)] if isinstance(hint, types.UnionType) else [hint]
+    return typing.cast(type, options[0])
+
+
+def build(flags: dict[str, Any], base: dict[str, Any] | None = None) -> Config:
+    """The task's defaults, overridden by `base` (the content of a JSON file), overridden by the flags given.
+
+    Raises:
+        UsageError: an unknown key, a value of the wrong type, or one out of its range.
+    """
+    base = base or {}
+    task = flags.get("task", base.get("task", Config.task))
+    _require(task in TASKS, "task", f"one of {', '.join(TASKS)}", task)
+    config = _override(DEFAULTS[task], base)
+    for name, group in _groups():
+        given = {item.name: flags[item.name] for item in fields(group) if item.name in flags}
+        config = replace(config, **{name: replace(getattr(config, name), **given)})
+    return replace(config, task=task).check()
+
+
+def _override(current: Any, values: object) -> Any:
+    if not isinstance(values, dict):
+        raise UsageError(f"A group of settings must be a JSON object. Received: {values!r}")
+    hints = typing.get_type_hints(type(current))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise UsageError(f"Unknown setting {key!r}: expected one of {', '.join(hints)}.")
+        if dataclasses.is_dataclass(hints[key]):
+            value = _override(getattr(current, key), value)
+        else:
+            if _plain_type(hints[key]) is float and type(value) is int:
+                value = float(value)
+            if not isinstance(value, hints[key]) or (isinstance(value, bool) and hints[key] is not bool):
+                raise UsageError(f"The setting {key!r} must be of type {hints[key]}. Received: {value!r}")
+        changes[key] = value
+    return replace(current, **changes)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The settings in a JSON file.
+
+    Raises:
+        UsageError: the file is missing or is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): give the path of a JSON file.") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON ({error}).") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold a JSON object. Received: {type(content).__name__}")
+    return content

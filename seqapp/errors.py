@@ -1,0 +1,53 @@
+"""Errors a user can act on, and what a command does with them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+class UsageError(Exception):
+    """Refused before any long work: what happened, what was expected, how to fix it."""
+
+    status = USAGE
+
+
+class RunFailed(Exception):
+    """Training diverged, or an export failed its validation."""
+
+    status = FAILED
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Imports a module of an optional dependency.
+
+    Raises:
+        UsageError: it is not installed; names the extra that brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != module.split(".")[0]:
+            raise
+        raise UsageError(
+            f"{module.split('.')[0]} is not installed: install seqapp's extra [{extra}], pip install 'seqapp[{extra}]'."
+        ) from None
+
+
+def run(body: Callable[[], None]) -> int:
+    """Runs a command's body and returns its exit status; what the user can mend is one line on standard error."""
+    try:
+        body()
+    except (UsageError, RunFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return FAILED
+    return 0

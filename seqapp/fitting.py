@@ -1,0 +1,213 @@
+"""Training: `fit` epoch by epoch, with its schedule, clock, validation and checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tqdm import tqdm
+
+from seqapp import records
+from seqapp.batching import Tokens, Windows
+from seqapp.carried import CarriedModel
+from seqapp.config import TrainingConfig, read_json
+from seqapp.errors import RunFailed, UsageError
+from seqapp.model import SequenceModel
+from seqapp.run import Run, replacing, write_json
+from seqapp.scoring import score
+from seqapp.step import KerasStepper
+
+WARM_UP = 0.03
+VALIDATION_ROWS = 32
+
+
+@dataclass
+class Progress:
+    """Where a training stands: what a checkpoint holds beside the weights."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    epoch_nats: float = 0.0
+    best: float | None = None
+    best_epoch: int = 0
+    history: list[records.Row] = field(default_factory=list)
+
+
+class Trainer(keras.callbacks.Callback):
+    """Trains the model of a run and leaves the weights of its best epoch in model.keras.
+
+    It is its own callback: `train` runs the epochs, the callback's methods what happens between the batches of one.
+    """
+
+    def __init__(
+        self, run: Run, config: TrainingConfig, core: SequenceModel, windows: Windows, validation: Tokens, end: int
+    ) -> None:
+        super().__init__()
+        self.run, self.config, self.core, self.windows = run, config, core, windows
+        self.validation, self.end = validation, end
+        self.progress = Progress()
+        self.carried = CarriedModel(core, windows.batch_size)
+        optimizer = keras.optimizers.AdamW(
+            config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm
+        )
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        optimizer.build(self.carried.trainable_variables)
+        self.carried.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        self.stepper = KerasStepper(core)
+        self.checkpoint = run.path / "checkpoint"
+        self.began = self.saved = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, those before an interruption included."""
+        return self.progress.seconds + time.monotonic() - self.began
+
+    @property
+    def finished(self) -> bool:
+        p, c = self.progress, self.config
+        return p.epoch >= c.epochs or self.out_of_time or (p.best is not None and p.epoch - p.best_epoch >= c.patience)
+
+    @property
+    def out_of_time(self) -> bool:
+        return self.config.time_limit is not None and self.elapsed >= self.config.time_limit
+
+    def learning_rate(self) -> float:
+        """A linear rise, then half a cosine down to 0 (Loshchilov and Hutter 2017, arXiv:1608.03983v5)."""
+        done = self.progress.step / (self.config.epochs * self.windows.per_epoch)
+        if self.config.time_limit is not None:
+            done = max(done, self.elapsed / self.config.time_limit)
+        rise = min(1.0, (done + 1e-3) / WARM_UP)
+        return self.config.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+    def train(self) -> None:
+        """Trains to the last epoch, to the time limit, or until validation no longer improves.
+
+        Raises:
+            RunFailed: the loss is no longer a number; model.keras then holds the last good weights.
+        """
+        self.began = self.saved = time.monotonic()
+        if not self.progress.step:
+            self.save()
+        while not self.finished:
+            self.train_epoch()
+        shutil.rmtree(self.checkpoint)
+
+    def train_epoch(self) -> None:
+        p = self.progress
+        if not p.batch:
+            self.carried.reset_states()
+            p.epoch_nats = 0.0
+        self.nats_before, self.batch_before = p.epoch_nats, p.batch
+        with tqdm(
+            desc=f"epoch {p.epoch + 1}/{self.config.epochs}",
+            total=self.windows.per_epoch,
+            initial=p.batch,
+            unit="window",
+            leave=False,
+            mininterval=0.2 if sys.stderr.isatty() else 20,
+        ) as self.bar:
+            self.carried.fit(dataset(*self.windows.batches(p.epoch, p.batch)), verbose=0, callbacks=[self])
+        self.after_epoch()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.carried.optimizer.learning_rate = self.learning_rate()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        p, mean = self.progress, float(logs["loss"])
+        if not math.isfinite(mean):
+            self.diverged()
+        p.step, p.batch = p.step + 1, p.batch + 1
+        # Keras reports the mean over the batches of this call of `fit`, which a resumed epoch began in its middle.
+        p.epoch_nats = self.nats_before + mean * (p.batch - self.batch_before)
+        rate = (self.bar.format_dict["rate"] or 0.0) * self.windows.batch_size * self.windows.timesteps
+        self.bar.set_postfix_str(f"{p.epoch_nats / p.batch:.3f} nats, {rate:,.0f} tokens/s", refresh=False)
+        self.bar.update()
+        if self.out_of_time:
+            self.carried.stop_training = True
+        elif time.monotonic() - self.saved > self.config.checkpoint_seconds:
+            self.save()
+
+    def after_epoch(self) -> None:
+        """Validates, keeps the weights if they are the best so far, and writes the records and a checkpoint."""
+        p = self.progress
+        nats = -float(score(self.stepper, self.validation, self.end, VALIDATION_ROWS)[0].mean())
+        if not math.isfinite(nats):
+            self.diverged()
+        trained, p.epoch, p.batch = p.batch, p.epoch + 1, 0
+        better = p.best is None or nats < p.best
+        row = {
+            "epoch": p.epoch,
+            "seconds": round(self.elapsed, 2),
+            "training_nats": p.epoch_nats / trained,
+            "validation_nats": nats,
+            "tokens_per_second": round(trained * self.windows.batch_size * self.windows.timesteps / self.epoch_seconds()),
+        }
+        p.history.append(row)
+        if better:
+            p.best, p.best_epoch = nats, p.epoch
+            self.keep()
+        records.write_history(self.run, p.history)
+        records.write_tensorboard(self.run, row)
+        self.save()
+        print(
+            f"epoch {p.epoch}/{self.config.epochs}  perplexity: training {math.exp(row['training_nats']):.2f}, "
+            f"validation {math.exp(nats):.2f}{' (best)' if better else ''}  {row['seconds']:.0f} s, "
+            f"{row['tokens_per_second']:,.0f} tokens/s",
+            file=sys.stderr,
+        )
+
+    def epoch_seconds(self) -> float:
+        """Seconds since the row before."""
+        return max(1e-9, self.elapsed - (self.progress.history[-1]["seconds"] if self.progress.history else 0.0))
+
+    def diverged(self) -> None:
+        """Keeps the last good weights and ends the training."""
+        if self.progress.best is None:
+            self.carried.load_weights(self.checkpoint / "weights.weights.h5")
+            self.keep()
+        raise RunFailed(
+            f"Training diverged at step {self.progress.step + 1}: the loss is not a number. The last good weights are in "
+            f"{self.run.model_file}. Lower --learning-rate ({self.config.learning_rate}) or --clip-norm ({self.config.clip_norm})."
+        )
+
+    def keep(self) -> None:
+        with replacing(self.run.model_file) as temporary:
+            self.core.save(temporary)
+
+    def save(self) -> None:
+        """Writes a checkpoint: weights, optimizer, carried states, random states and progress, or leaves the one before."""
+        now = dataclasses.replace(self.progress, seconds=self.elapsed)
+        with replacing(self.checkpoint) as temporary:
+            temporary.mkdir()
+            self.carried.save_weights(temporary / "weights.weights.h5")
+            write_json(temporary / "progress.json", dataclasses.asdict(now))
+        self.saved = time.monotonic()
+
+    def restore(self) -> None:
+        """Takes up training where the last checkpoint left it.
+
+        Raises:
+            UsageError: there is none, or it is damaged.
+        """
+        try:
+            self.carried.load_weights(self.checkpoint / "weights.weights.h5")
+            self.progress = Progress(**read_json(self.checkpoint / "progress.json"))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"{self.checkpoint} cannot be resumed from ({error}): start again with --overwrite.") from None
+
+
+def dataset(inputs: Tokens, targets: Tokens) -> tf.data.Dataset:
+    """Batches in their order, both (batches, B, T), for one call of `fit`."""
+    options = tf.data.Options()
+    # TensorFlow 2.21 ends an autotuned pipeline only when its tuner wakes next: up to a minute for each call of `fit`.
+    options.autotune.enabled = False
+    return tf.data.Dataset.from_tensor_slices((inputs, targets)).with_options(options)

@@ -1,0 +1,42 @@
+"""A cell driven over time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="seqapp")
+class Recurrence(keras.layers.RNN):
+    """`keras.layers.RNN` with dropout on the recurrence: one mask over H (B, U) for all timesteps of a sequence.
+
+    Returns the outputs (B, T, U) followed by the states after the last timestep. `recurrent_dropout` is the fraction of H_{t-1}
+    hidden from the recurrent product while training; the cell must then know `recurrent_mask` (see `seqapp.cells.Cell`).
+    """
+
+    def __init__(self, cell: Any, recurrent_dropout: float = 0.0, seed: int | None = None, **kwargs: Any) -> None:
+        if recurrent_dropout and not hasattr(cell, "recurrent_mask"):
+            raise ValueError(
+                f"Dropout on the recurrence needs a cell with a recurrent_mask, and {type(cell).__name__} has none: "
+                f"derive it from seqapp.cells.Cell or set recurrent_dropout to 0. Received: {recurrent_dropout}"
+            )
+        kwargs = {**kwargs, "return_sequences": True, "return_state": True}
+        super().__init__(cell, **kwargs)
+        self.recurrent_dropout = recurrent_dropout
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
+        if not (training and self.recurrent_dropout):
+            return super().inner_loop(sequences, initial_state, mask, training=training)
+        self.cell.recurrent_mask = keras.random.dropout(
+            ops.ones_like(initial_state[0]), self.recurrent_dropout, seed=self.seed_generator
+        )
+        try:
+            return super().inner_loop(sequences, initial_state, mask, training=training)
+        finally:
+            self.cell.recurrent_mask = None
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "recurrent_dropout": self.recurrent_dropout}

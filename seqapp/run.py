@@ -1,0 +1,165 @@
+"""The run directory: everything evaluation, generation and export need to know of a training."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqapp import config as configuration
+from seqapp.config import CELL_NAMES, Config
+from seqapp.errors import UsageError, need
+from seqapp.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Run:
+    """The files of one run, by the names other programs rely on."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | Path, modules: list[str] | None = None) -> Run:
+        """A finished run. `modules` are imported first: they define the run's own cells.
+
+        Raises:
+            UsageError: there is no run, it is of a task without tokens, or its parts do not fit together.
+        """
+        run = cls(Path(path))
+        if not run.path.is_dir():
+            raise UsageError(f"There is no run directory {path}: give one that seqapp.train made.")
+        if not run.config_file.exists():
+            raise UsageError(f"{path} is no run directory, it has no config.json: give one that seqapp.train made.")
+        for module in modules or []:
+            need(module, "train")
+        if not run.model_file.exists():
+            raise UsageError(f"{path} holds no model.keras, its training is not finished: go on with --run {path} --resume.")
+        return run
+
+    @cached_property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @cached_property
+    def model_file(self) -> Path:
+        return self.path / "model.keras"
+
+    @cached_property
+    def config(self) -> Config:
+        content = configuration.read_json(self.config_file)
+        if content.get("task") not in configuration.TASKS:
+            raise UsageError(
+                f"{self.path} is a run of the task {content.get('task')!r}; this command knows {', '.join(configuration.TASKS)}."
+            )
+        return configuration.build({}, content)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        vocabulary = Vocabulary.load(self.path / "vocabulary.json")
+        if f"next-{vocabulary.unit}" != self.config.task:
+            raise UsageError(
+                f"{self.path} mixes tasks: its config.json says {self.config.task}, its vocabulary.json is of the unit "
+                f"{vocabulary.unit!r}: restore the file, or train again."
+            )
+        return vocabulary
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return configuration.read_json(self.path / "metrics.json")
+
+    def tokens(self, part: str) -> Any:
+        """The stream (N,) of `train`, `validation` or `test`."""
+        file = self.path / f"{part}_tokens.npy"
+        try:
+            return np.load(file, allow_pickle=False)
+        except FileNotFoundError:
+            raise UsageError(f"There is no {file}: restore it, or train again.") from None
+        except (ValueError, EOFError, OSError) as error:
+            raise UsageError(f"{file} cannot be read ({error}): restore it, or train again.") from None
+
+    @property
+    def held_out(self) -> str:
+        """The part that results are measured on: the test split, where the run has one."""
+        return "test" if self.config.data.test_fraction else "validation"
+
+    def load_model(self) -> Any:
+        """The trained `SequenceModel`.
+
+        Raises:
+            UsageError: the file is damaged, its cell is not imported, or its vocabulary is another one.
+        """
+        keras = need("keras", "train")
+        importlib.import_module("seqapp.model")
+        try:
+            model = keras.saving.load_model(self.model_file, compile=False)
+        except (zipfile.BadZipFile, OSError, KeyError, EOFError) as error:
+            raise UsageError(f"{self.model_file} is damaged ({error}): restore it, or train again.") from None
+        except (ValueError, TypeError) as error:
+            if self.config.model.cell not in CELL_NAMES:
+                module = self.config.model.cell.partition(":")[0]
+                raise UsageError(
+                    f"{self.path} uses a cell of its own, {self.config.model.cell}: say --import {module}, if you trust it."
+                ) from None
+            first = (str(error).splitlines() or [""])[0]
+            raise UsageError(f"{self.model_file} is damaged ({first}): restore it, or train again.") from None
+        if model.vocabulary_size != len(self.vocabulary):
+            raise UsageError(
+                f"{self.path}: the vocabulary has {len(self.vocabulary)} tokens and the model {model.vocabulary_size}; "
+                "they are not of the same training: restore vocabulary.json, or train again."
+            )
+        return model
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes all or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path of the same suffix that takes the place of `path` at once, and only if nothing went wrong."""
+    temporary = path.with_name(f".partial-{path.name}")
+    try:
+        yield temporary
+        if path.is_dir():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def check_target(path: Path, flag: str, marker: str, overwrite: bool) -> None:
+    """Refuses a directory that must not be replaced or cannot be made; leaves nothing behind.
+
+    Only a directory that holds `marker`, the file such a directory always has, may be overwritten.
+
+    Raises:
+        UsageError: either of them.
+    """
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists: name another directory with {flag}, or replace it with --overwrite.")
+    if path.exists() and not (path / marker).exists():
+        raise UsageError(f"{path} is there but has no {marker}, so it is not replaced: name another directory with {flag}.")
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / ".writable").touch()
+        (path / ".writable").unlink()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}): name another directory with {flag}.") from None
+    finally:
+        for folder in new:
+            if folder.exists():
+                folder.rmdir()

@@ -1,0 +1,127 @@
+"""Text to token numbers and back, by a rule that other languages can follow too."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from seqapp.errors import UsageError
+
+UNKNOWN = "<unk>"
+
+# A letter, digit or mark: those of ASCII, and everything else that is not a space, punctuation or a symbol. The code points are
+# spelled out because \w and \s are other sets in Python's re than in RE2; literal characters mean the same to both.
+_WORD = (
+    "[0-9A-Za-z_\u00aa\u00b5\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u1fff\u2c00-\u2dff\u3040-\ud7ff\uf900-\ufdff"
+    "\ufe20-\ufe2f\ufe70-\ufefc\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uffdc]"
+)
+_SPACE = "\u0000-\u0020\u007f-\u00a0\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+WORD_PATTERN = f"{_WORD}+(?:['\u2019]{_WORD}+)*|[^{_SPACE}]"
+CHARACTER_PATTERN = "(?s:.)"
+
+_NO_SPACE_BEFORE = frozenset(".,;:!?)]}%\u2026")
+_NO_SPACE_AFTER = frozenset("([{$#")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens a model knows, numbered from 0, and how text becomes tokens.
+
+    A text is normalized (`NFC`, and `lower` where chosen) and cut by `token_pattern`, a regular expression that RE2 accepts.
+    `unit` is `word`, where each line that has words is closed by `end`, or `character`, where `end` is the newline itself.
+    """
+
+    tokens: tuple[str, ...]
+    unit: str
+    end: str
+    token_pattern: str
+    normalization: tuple[str, ...]
+    unknown: str = UNKNOWN
+
+    @classmethod
+    def empty(cls, unit: str, lower: bool) -> Self:
+        """The rule alone, with no token but the unknown one and the end."""
+        end, pattern = ("<eos>", WORD_PATTERN) if unit == "word" else ("\n", CHARACTER_PATTERN)
+        return cls((UNKNOWN, end), unit, end, pattern, ("NFC", "lower") if lower else ("NFC",))
+
+    @classmethod
+    def learn(cls, documents: Iterable[str], unit: str, lower: bool, min_count: int = 1) -> Self:
+        """The tokens that occur at least `min_count` times, the most frequent first."""
+        rule = cls.empty(unit, lower)
+        counts = Counter(token for document in documents for token in rule.cut(document))
+        known = sorted((t for t in counts if counts[t] >= min_count and t != rule.end), key=lambda t: (-counts[t], t))
+        return cls((*rule.tokens, *known), unit, rule.end, rule.token_pattern, rule.normalization)
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        return {token: number for number, token in enumerate(self.tokens)}
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile(self.token_pattern)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def unknown_number(self) -> int:
+        return self._number[self.unknown]
+
+    @property
+    def end_number(self) -> int:
+        return self._number[self.end]
+
+    def cut(self, text: str) -> list[str]:
+        """The tokens of a text, known or not. Each line of words is closed by the end; of characters, the newline is one."""
+        text = unicodedata.normalize("NFC", text)
+        text = text.lower() if "lower" in self.normalization else text
+        if self.unit == "character":
+            return self._pattern.findall(text)
+        lines = (self._pattern.findall(line) for line in text.split("\n"))
+        return [token for line in lines if line for token in (*line, self.end)]
+
+    def numbers(self, tokens: Iterable[str]) -> list[int]:
+        return [self._number.get(token, self.unknown_number) for token in tokens]
+
+    def encode(self, text: str) -> list[int]:
+        return self.numbers(self.cut(text))
+
+    def decode(self, numbers: Iterable[int]) -> str:
+        """Readable text: each end a new line, words spaced as one writes them."""
+        words = [self.tokens[number] for number in numbers]
+        if self.unit == "character":
+            return "".join(words)
+        text = ""
+        for word in words:
+            if word == self.end:
+                text += "\n"
+            elif not text or text[-1] == "\n" or text[-1] in _NO_SPACE_AFTER or word in _NO_SPACE_BEFORE:
+                text += word
+            else:
+                text += " " + word
+        return text
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads what `save` wrote.
+
+        Raises:
+            UsageError: the file is missing or is not a vocabulary.
+        """
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            return cls(**{**content, "tokens": tuple(content["tokens"]), "normalization": tuple(content["normalization"])})
+        except FileNotFoundError:
+            raise UsageError(f"There is no {path}: a run of a token task keeps its vocabulary there; train again.") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path} is not a vocabulary ({error}): train again, or restore the file.") from None
