@@ -49,6 +49,7 @@ class TrainingConfig:
     patience: int = option(3, "stop after so many epochs without a better validation")
     batch_size: int = option(32, "parallel streams the training split is cut into")
     bptt: int = option(35, "timesteps in a window of truncated backpropagation through time")
+    state_reset: float = option(0.02, "chance that a stream starts a window from the zero state")
     learning_rate: float = option(3e-3, "peak of the schedule: a short linear rise, then a cosine down to 0")
     weight_decay: float = option(0.0, "decoupled weight decay of AdamW")
     clip_norm: float = option(1.0, "largest global norm of the gradient")
@@ -76,14 +77,13 @@ class Config:
         for name, whole in {**dataclasses.asdict(m), **dataclasses.asdict(t), "min_count": d.min_count}.items():
             if isinstance(whole, int) and not isinstance(whole, bool) and name != "seed":
                 _require(whole >= 1, name, "a whole number of at least 1", whole)
-        for name, part in (("dropout", m.dropout), ("recurrent_dropout", m.recurrent_dropout), ("test_fraction", d.test_fraction)):
-            _require(0 <= part < 1, name, "at least 0 and below 1", part)
+        for group, name in ((m, "dropout"), (m, "recurrent_dropout"), (d, "test_fraction"), (t, "state_reset"), (t, "weight_decay")):
+            _require(0 <= getattr(group, name) < 1, name, "at least 0 and below 1", getattr(group, name))
         _require(0 < d.validation_fraction < 1 - d.test_fraction, "validation_fraction", "above 0, and some training text left",
                  d.validation_fraction)
         for name, amount in (("learning_rate", t.learning_rate), ("clip_norm", t.clip_norm),
                              ("time_limit", 1.0 if t.time_limit is None else t.time_limit)):
             _require(0 < amount < float("inf"), name, "a number above 0", amount)
-        _require(0 <= t.weight_decay < 1, "weight_decay", "at least 0 and below 1", t.weight_decay)
         _require(0 <= t.seed < 2**32, "seed", "from 0 to 4294967295", t.seed)
         return self
 

@@ -55,7 +55,7 @@ class Trainer(keras.callbacks.Callback):
         self.run, self.config, self.core, self.windows = run, config, core, windows
         self.validation, self.end = validation, end
         self.progress = Progress()
-        self.carried = CarriedModel(core, windows.batch_size)
+        self.carried = CarriedModel(core, windows.batch_size, config.state_reset)
         optimizer = keras.optimizers.AdamW(
             config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,8 +10,6 @@ from keras import ops
 
 from seqapp.cells import States, Tensor
 from seqapp.recurrence import Recurrence
-
-Drive = Callable[[Recurrence, Tensor, States], tuple[Tensor, States]]
 
 
 @keras.saving.register_keras_serializable(package="seqapp")
@@ -74,32 +72,31 @@ class SequenceModel(keras.Model):
     def initial_states(self, batch_size: Any) -> States:
         return [state for layer in self.recurrent for state in layer.get_initial_state(batch_size)]
 
-    def call(
-        self, tokens: Tensor, states: States | None = None, training: bool = False, drive: Drive | None = None
-    ) -> tuple[Tensor, States]:
-        """tokens (B, T), states -> logits (B, T, V), states. `drive` runs a layer in another way than Keras's loop."""
+    def call(self, tokens: Tensor, states: States | None = None, training: bool = False) -> tuple[Tensor, States]:
+        """tokens (B, T), states -> logits (B, T, V), states."""
         x = self.drop(self.embedding(tokens), training=training)
         states = list(states or self.initial_states(ops.shape(tokens)[0]))
         after: States = []
         for layer in self.recurrent:
             own, states = states[: len(layer.state_size)], states[len(layer.state_size) :]
-            if drive:
-                x, own = drive(layer, x, own)
-            else:
-                x, *own = layer(x, initial_state=own, training=training)
-            after += own
+            x, *own = layer(x, initial_state=own, training=training)
             x = self.drop(x, training=training)
+            after += own
         return self.logits(x), after
 
     def step(self, tokens: Tensor, states: States) -> tuple[Tensor, States]:
         """tokens (B,), states -> logits (B, V), states."""
-        x, states = self.embedding(tokens), list(states)
-        after: States = []
+        x, states = self.advance(self.embedding(tokens), states)
+        return self.logits(x), states
+
+    def advance(self, x: Tensor, states: States) -> tuple[Tensor, States]:
+        """All layers for one timestep: embedded tokens (B, E), states -> outputs of the last layer (B, U), states."""
+        states, after = list(states), []
         for layer in self.recurrent:
             own, states = states[: len(layer.state_size)], states[len(layer.state_size) :]
             x, own = layer.cell(x, own)
             after += own
-        return self.logits(x), after
+        return x, after
 
     def logits(self, x: Tensor) -> Tensor:
         """Outputs of the last layer (..., U) -> logits (..., V)."""

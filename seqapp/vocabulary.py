@@ -93,19 +93,18 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         return self.numbers(self.cut(text))
 
-    def decode(self, numbers: Iterable[int]) -> str:
+    def join(self, tokens: Iterable[str]) -> str:
         """Readable text: each end a new line, words spaced as one writes them."""
-        words = [self.tokens[number] for number in numbers]
         if self.unit == "character":
-            return "".join(words)
+            return "".join(tokens)
         text = ""
-        for word in words:
-            if word == self.end:
+        for token in tokens:
+            if token == self.end:
                 text += "\n"
-            elif not text or text[-1] == "\n" or text[-1] in _NO_SPACE_AFTER or word in _NO_SPACE_BEFORE:
-                text += word
+            elif not text or text[-1] == "\n" or text[-1] in _NO_SPACE_AFTER or token in _NO_SPACE_BEFORE:
+                text += token
             else:
-                text += " " + word
+                text += " " + token
         return text
 
     def save(self, path: Path) -> None:

@@ -1,0 +1,1 @@
+"""A trained run to files that run anywhere with the same numbers."""

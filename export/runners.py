@@ -1,0 +1,131 @@
+"""Exported files behind the one step contract (`seqapp.step.Stepper`), so that the same code decodes and scores all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.spec import SEQUENCE, STEP, Spec
+from seqapp.errors import need
+from seqapp.step import Array, Stepper
+
+Feed = dict[str, Array]
+
+
+class Runner:
+    """A file's signatures as functions from named arrays to named arrays."""
+
+    def __init__(self, spec: Spec, functions: dict[str, Callable[[Feed], Feed]]) -> None:
+        self.spec, self.functions = spec, functions
+
+    def initial_states(self, batch_size: int) -> list[Array]:
+        return [np.zeros((batch_size, state.size), np.float32) for state in self.spec.states]
+
+    def step(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
+        return self._run(STEP, tokens, states)
+
+    def sequence(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
+        return self._run(SEQUENCE, tokens, states)
+
+    def _run(self, signature: str, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
+        feed = {state.input: np.asarray(value) for state, value in zip(self.spec.states, states, strict=True)}
+        result = self.functions[signature]({"tokens": np.asarray(tokens, np.int32), **feed})
+        return result["logits"], [result[state.output] for state in self.spec.states]
+
+
+def open_saved_model(path: Path, spec: Spec) -> Stepper:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+
+    def function(name: str) -> Callable[[Feed], Feed]:
+        signature = loaded.signatures[name]
+
+        def run(feed: Feed) -> Feed:
+            return {key: value.numpy() for key, value in signature(**{k: tf.constant(v) for k, v in feed.items()}).items()}
+
+        return run
+
+    return Runner(spec, {name: function(name) for name in spec.signatures})
+
+
+def open_tflite(path: Path, spec: Spec, threads: int = 1) -> Stepper:
+    interpreter = need("ai_edge_litert.interpreter", "litert").Interpreter(str(path), num_threads=threads)
+
+    def function(name: str) -> Callable[[Feed], Feed]:
+        signature = interpreter.get_signature_runner(name)
+        return lambda feed: dict(signature(**feed))
+
+    return Runner(spec, {name: function(name) for name in spec.signatures})
+
+
+def open_onnx(path: Path, spec: Spec, threads: int = 1) -> Stepper:
+    runtime = need("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def sequence(feed: Feed) -> Feed:
+        return dict(zip(names, session.run(names, feed), strict=True))
+
+    def step(feed: Feed) -> Feed:
+        result = sequence({**feed, "tokens": feed["tokens"][:, None]})
+        return {**result, "logits": result["logits"][:, 0]}
+
+    return Runner(spec, {STEP: step, SEQUENCE: sequence})
+
+
+OPENERS: dict[str, Callable[[Path, Spec], Stepper]] = {
+    "saved_model": open_saved_model,
+    "tflite": open_tflite,
+    "onnx": open_onnx,
+}
+
+
+def declared(format: str, path: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """The signatures that a file itself declares: per signature, `inputs` and `outputs` with name, dtype and shape (-1 for any)."""
+    return {"saved_model": _declared_saved_model, "tflite": _declared_tflite, "onnx": _declared_onnx}[format](path)
+
+
+def _tensor(name: str, dtype: Any, shape: Sequence[Any]) -> dict[str, Any]:
+    return {"name": name, "dtype": str(np.dtype(dtype)), "shape": [int(n) if isinstance(n, (int, np.integer)) else -1 for n in shape]}
+
+
+def _declared_saved_model(path: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    return {
+        name: {
+            "inputs": [_tensor(t.name, t.dtype.as_numpy_dtype, t.shape) for t in f.structured_input_signature[1].values()],
+            "outputs": [_tensor(key, t.dtype.as_numpy_dtype, t.shape) for key, t in f.structured_outputs.items()],
+        }
+        for name, f in loaded.signatures.items()
+    }
+
+
+def _declared_tflite(path: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    interpreter = need("ai_edge_litert.interpreter", "litert").Interpreter(str(path))
+    result = {}
+    for name in interpreter.get_signature_list():
+        runner = interpreter.get_signature_runner(name)
+        result[name] = {
+            side: [_tensor(key, t["dtype"], t["shape_signature"]) for key, t in details.items()]
+            for side, details in (("inputs", runner.get_input_details()), ("outputs", runner.get_output_details()))
+        }
+    return result
+
+
+def _declared_onnx(path: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    session = need("onnxruntime", "onnx").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    kinds = {"tensor(int32)": np.int32, "tensor(float)": np.float32}
+    return {
+        SEQUENCE: {
+            side: [_tensor(t.name, kinds[t.type], t.shape) for t in tensors]
+            for side, tensors in (("inputs", session.get_inputs()), ("outputs", session.get_outputs()))
+        }
+    }
