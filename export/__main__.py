@@ -24,7 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--out", metavar="DIR", help="the bundle to make (default: RUN/bundle)")
     p.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS, help="what to write (default: all)")
     p.add_argument("--overwrite", action="store_true", help="replace the bundle if it is there")
-    p.add_argument("--import", dest="modules", metavar="MODULE", action="append", default=[], help="import a module that defines a cell")
+    p.add_argument(
+        "--import", dest="modules", metavar="MODULE", action="append", default=[], help="import a module that defines a cell"
+    )
     a = p.parse_args(argv)
     return errors.run(lambda: command(a.run, a.out, list(a.format), a.overwrite, a.modules))
 

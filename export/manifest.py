@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from export import onnx_graph, tflite
-from export.spec import SEQUENCE, STEP, Spec, TensorSpec
+from export.spec import SEQUENCE, STEP, TensorSpec
 from export.validate import BATCHES, LENGTHS, Reference, Verdict
 from seqapp import __version__
 from seqapp.vocabulary import Vocabulary
@@ -33,7 +33,10 @@ def content(task: str, reference: Reference, files: dict[str, tuple[Path, Verdic
         "parameters": reference.model.count_params(),
         "versions": {
             "seqapp": __version__,
-            **{name: metadata.version(name) for name in ("tensorflow", "keras", "numpy", "onnx", "onnxruntime", "ai-edge-litert")},
+            **{
+                name: metadata.version(name)
+                for name in ("tensorflow", "keras", "numpy", "onnx", "onnxruntime", "ai-edge-litert")
+            },
         },
     }
 

@@ -92,7 +92,11 @@ def declared(format: str, path: Path) -> dict[str, dict[str, list[dict[str, Any]
 
 
 def _tensor(name: str, dtype: Any, shape: Sequence[Any]) -> dict[str, Any]:
-    return {"name": name, "dtype": str(np.dtype(dtype)), "shape": [int(n) if isinstance(n, (int, np.integer)) else -1 for n in shape]}
+    return {
+        "name": name,
+        "dtype": str(np.dtype(dtype)),
+        "shape": [int(n) if isinstance(n, (int, np.integer)) else -1 for n in shape],
+    }
 
 
 def _declared_saved_model(path: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:

@@ -7,7 +7,6 @@ not depend on the state: whoever runs a cell over a known sequence may project a
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import keras

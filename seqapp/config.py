@@ -73,16 +73,31 @@ class Config:
         """
         d, m, t = self.data, self.model, self.training
         _require(self.task in TASKS, "task", f"one of {', '.join(TASKS)}", self.task)
-        _require(m.cell in CELL_NAMES or ":" in m.cell, "cell", f"one of {', '.join(CELL_NAMES)}, or package.module:Class", m.cell)
+        _require(
+            m.cell in CELL_NAMES or ":" in m.cell, "cell", f"one of {', '.join(CELL_NAMES)}, or package.module:Class", m.cell
+        )
         for name, whole in {**dataclasses.asdict(m), **dataclasses.asdict(t), "min_count": d.min_count}.items():
             if isinstance(whole, int) and not isinstance(whole, bool) and name != "seed":
                 _require(whole >= 1, name, "a whole number of at least 1", whole)
-        for group, name in ((m, "dropout"), (m, "recurrent_dropout"), (d, "test_fraction"), (t, "state_reset"), (t, "weight_decay")):
+        for group, name in (
+            (m, "dropout"),
+            (m, "recurrent_dropout"),
+            (d, "test_fraction"),
+            (t, "state_reset"),
+            (t, "weight_decay"),
+        ):
             _require(0 <= getattr(group, name) < 1, name, "at least 0 and below 1", getattr(group, name))
-        _require(0 < d.validation_fraction < 1 - d.test_fraction, "validation_fraction", "above 0, and some training text left",
-                 d.validation_fraction)
-        for name, amount in (("learning_rate", t.learning_rate), ("clip_norm", t.clip_norm),
-                             ("time_limit", 1.0 if t.time_limit is None else t.time_limit)):
+        _require(
+            0 < d.validation_fraction < 1 - d.test_fraction,
+            "validation_fraction",
+            "above 0, and some training text left",
+            d.validation_fraction,
+        )
+        for name, amount in (
+            ("learning_rate", t.learning_rate),
+            ("clip_norm", t.clip_norm),
+            ("time_limit", 1.0 if t.time_limit is None else t.time_limit),
+        ):
             _require(0 < amount < float("inf"), name, "a number above 0", amount)
         _require(0 <= t.seed < 2**32, "seed", "from 0 to 4294967295", t.seed)
         return self
@@ -110,7 +125,9 @@ def _groups() -> Iterator[tuple[str, type]]:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """One flag for every field; a flag that is not given leaves no value behind."""
-    parser.add_argument("--task", default=argparse.SUPPRESS, metavar="TASK", help=Config.__dataclass_fields__["task"].metadata["help"])
+    parser.add_argument(
+        "--task", default=argparse.SUPPRESS, metavar="TASK", help=Config.__dataclass_fields__["task"].metadata["help"]
+    )
     for name, group in _groups():
         section = parser.add_argument_group(name)
         hints = typing.get_type_hints(group)

@@ -31,10 +31,10 @@ def need(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != module.split(".")[0]:
+        if (error.name or "").split(".")[0] != module.split(".", maxsplit=1)[0]:
             raise
         raise UsageError(
-            f"{module.split('.')[0]} is not installed: install seqapp's extra [{extra}], pip install 'seqapp[{extra}]'."
+            f"{module.split('.', maxsplit=1)[0]} is not installed: install seqapp's extra [{extra}], pip install 'seqapp[{extra}]'."
         ) from None
 
 

@@ -64,12 +64,15 @@ def evaluate(model: Any, vocabulary: Vocabulary, streams: dict[str, Tokens], par
 
 def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(
-        prog="python -m seqapp.evaluate", description="Measures a run on its test split, or on a text of yours, beside its baselines."
+        prog="python -m seqapp.evaluate",
+        description="Measures a run on its test split, or on a text of yours, beside its baselines.",
     )
     p.add_argument("run", metavar="RUN", help="a run directory that seqapp.train made")
     p.add_argument("--data", metavar="PATH", help="a UTF-8 text file or a folder of them, instead of the test split")
     p.add_argument("--json", action="store_true", help="print the figures as JSON")
-    p.add_argument("--import", dest="modules", metavar="MODULE", action="append", default=[], help="import a module that defines a cell")
+    p.add_argument(
+        "--import", dest="modules", metavar="MODULE", action="append", default=[], help="import a module that defines a cell"
+    )
     a = p.parse_args(argv)
     return errors.run(lambda: command(a.run, a.data, a.json, a.modules))
 

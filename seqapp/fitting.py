@@ -115,7 +115,7 @@ class Trainer(keras.callbacks.Callback):
             leave=False,
             mininterval=0.2 if sys.stderr.isatty() else 20,
         ) as self.bar:
-            self.carried.fit(dataset(*self.windows.batches(p.epoch, p.batch)), verbose=0, callbacks=[self])
+            self.carried.fit(dataset(*self.windows.batches(p.epoch, p.batch)), shuffle=False, verbose=0, callbacks=[self])
         self.after_epoch()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:

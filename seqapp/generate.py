@@ -29,7 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--top-p", type=float, metavar="X", help="draw among the fewest tokens that hold probability X")
     p.add_argument("--beam", type=int, metavar="N", help="search the most likely text with N hypotheses instead of drawing")
     p.add_argument("--seed", type=int, metavar="N", help="draw the same text each time")
-    p.add_argument("--import", dest="modules", metavar="MODULE", action="append", default=[], help="import a module that defines a cell")
+    p.add_argument(
+        "--import", dest="modules", metavar="MODULE", action="append", default=[], help="import a module that defines a cell"
+    )
     a = p.parse_args(argv)
     return errors.run(lambda: command(a))
 

@@ -19,7 +19,7 @@ from seqapp.batching import Tokens, Windows, stream_of
 from seqapp.cells import CELLS
 from seqapp.config import CELL_NAMES, Config, ModelConfig
 from seqapp.errors import UsageError
-from seqapp.evaluate import Report, evaluate
+from seqapp.evaluate import evaluate
 from seqapp.fitting import Trainer
 from seqapp.model import SequenceModel
 from seqapp.run import Run, write_json
@@ -86,9 +86,7 @@ def build_model(config: ModelConfig, vocabulary_size: int) -> SequenceModel:
     """
     try:
         cells = [make_cell(config) for _ in range(config.layers)]
-        return SequenceModel(
-            vocabulary_size, cells, config.embedding, config.tied, config.dropout, config.recurrent_dropout
-        )
+        return SequenceModel(vocabulary_size, cells, config.embedding, config.tied, config.dropout, config.recurrent_dropout)
     except (ValueError, TypeError) as error:
         raise UsageError(f"The cell {config.cell} cannot be built: {str(error).splitlines()[0]}") from None
 

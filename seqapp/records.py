@@ -45,7 +45,9 @@ def draw_learning_curve(path: Path, rows: list[Row], baselines: dict[str, Any]) 
     for i, (name, figures) in enumerate(baselines.items()):
         nats = figures["nats_per_token"]["value"]
         axes.axhline(nats, color="grey", linestyle=(0, (5 - i, 2)), linewidth=1)
-        axes.annotate(name.replace("_", "-"), (0, nats), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="grey")
+        axes.annotate(
+            name.replace("_", "-"), (0, nats), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="grey"
+        )
     axes.set(xlabel="minutes of training", ylabel="nats per token", title="Learning curve")
     axes.grid(alpha=0.3)
     axes.legend()

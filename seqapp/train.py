@@ -30,7 +30,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--resume", action="store_true", help="go on with an interrupted run, with its own settings")
     p.add_argument("--overwrite", action="store_true", help="replace the run directory if it is there")
     p.add_argument("--config", metavar="FILE.json", help="settings as config.json of a run has them; flags go before them")
-    p.add_argument("--import", dest="modules", metavar="MODULE", action="append", default=[], help="import a module that defines a cell")
+    p.add_argument(
+        "--import", dest="modules", metavar="MODULE", action="append", default=[], help="import a module that defines a cell"
+    )
     configuration.add_flags(p)
     return p
 
@@ -85,7 +87,9 @@ def quiet_stderr() -> Iterator[None]:
 def resumed(path: str | None, flags: dict[str, Any], file: str | None) -> tuple[Run, Config]:
     """An interrupted run and its settings; a longer training may be asked of it, and nothing else."""
     if not path or file:
-        raise UsageError("--resume goes on with the run that --run names, with that run's own settings: give --run, no --config.")
+        raise UsageError(
+            "--resume goes on with the run that --run names, with that run's own settings: give --run, no --config."
+        )
     run = Run(Path(path))
     if not run.config_file.exists():
         raise UsageError(f"There is no run in {path} to resume: leave --resume out to start one.")
@@ -93,7 +97,9 @@ def resumed(path: str | None, flags: dict[str, Any], file: str | None) -> tuple[
     config = configuration.build(flags, configuration.read_json(run.config_file))
     longer = replace(own.training, epochs=config.training.epochs, time_limit=config.training.time_limit)
     if config != replace(own, training=longer):
-        raise UsageError(f"{path} is resumed with its own settings; only --epochs and --time-limit may change. Received: {flags}")
+        raise UsageError(
+            f"{path} is resumed with its own settings; only --epochs and --time-limit may change. Received: {flags}"
+        )
     return run, config
 
 
