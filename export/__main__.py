@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from seqapp import errors
+from seqapp.cli import add_import_flag, need_keras
 from seqapp.run import Run, check_target
-from seqapp.train import need_keras
 
 FORMATS = ("saved_model", "tflite", "onnx")
 
@@ -24,9 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--out", metavar="DIR", help="the bundle to make (default: RUN/bundle)")
     p.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS, help="what to write (default: all)")
     p.add_argument("--overwrite", action="store_true", help="replace the bundle if it is there")
-    p.add_argument(
-        "--import", dest="modules", metavar="MODULE", action="append", default=[], help="import a module that defines a cell"
-    )
+    add_import_flag(p)
     a = p.parse_args(argv)
     return errors.run(lambda: command(a.run, a.out, list(a.format), a.overwrite, a.modules))
 

@@ -1,4 +1,4 @@
-"""The model's two signatures as TensorFlow functions: for a SavedModel, and in a form that LiteRT's built-in operators can run."""
+"""The model's two signatures as TensorFlow functions: for a SavedModel, and for LiteRT's built-in operators."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Tensor = Any
 States = list[Any]
 Scan = Callable[[Tensor, States], tuple[Tensor, States]]
 
-# A loop copies the buffer of its outputs at each iteration, so one loop over T timesteps costs T². Nested loops, the inner one over
-# 32 timesteps, the next over 16 of those, copy about 50 rows a timestep up to T = 4,096, and hardly more beyond.
+# A loop copies the buffer of its outputs at each iteration, so one loop over T timesteps costs T². Nested loops, the inner one
+# over 32 timesteps, the next over 16 of those, copy about 50 rows a timestep up to T = 4,096, and hardly more beyond.
 BLOCKS = (512, 32)
 
 
@@ -23,7 +23,7 @@ def plain_functions(model: Any, spec: Spec) -> dict[str, Any]:
     """`step` and `sequence` as Keras runs them."""
     return {
         STEP: _function(model.step, spec.signatures[STEP], spec),
-        SEQUENCE: _function(lambda tokens, states: model(tokens, states), spec.signatures[SEQUENCE], spec),
+        SEQUENCE: _function(model, spec.signatures[SEQUENCE], spec),
     }
 
 
@@ -74,7 +74,7 @@ def _layers(model: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
 
 
 def _loop(cell: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
-    """A cell over x (B, T, F): the input half of the product at once where the cell has it apart, the rest timestep by timestep."""
+    """A cell over x (B, T, F): the input half of the product at once, where the cell has it apart; the rest step by step."""
     split = hasattr(cell, "project") and hasattr(cell, "recur")
     once, step = (cell.project, cell.recur) if split else (lambda x: x, cell)
     prepared = once(x)

@@ -14,6 +14,8 @@ from export.validate import BATCHES, LENGTHS, Reference, Verdict
 from seqapp import __version__
 from seqapp.vocabulary import Vocabulary
 
+PACKAGES = ("tensorflow", "keras", "numpy", "onnx", "onnxruntime", "ai-edge-litert")
+
 
 def content(task: str, reference: Reference, files: dict[str, tuple[Path, Verdict]]) -> dict[str, Any]:
     """The manifest of a bundle, from the validated files of each format."""

@@ -1,7 +1,7 @@
 """ONNX, written directly: one native recurrent operator for each layer, no loop.
 
-The ONNX operators compute the same cells with their gates in other orders. Sources: onnx operator documentation, RNN-14, LSTM-14 and
-GRU-14; the weights of Keras are (F, gates·U), those of ONNX (directions, gates·U, F).
+The ONNX operators compute the same cells, their gates in other orders (ONNX documentation of RNN-14, LSTM-14 and GRU-14).
+Weights of Keras are (F, gates·U), those of ONNX (directions, gates·U, F).
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ OPENERS: dict[str, Callable[[Path, Spec], Stepper]] = {
 
 
 def declared(format: str, path: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """The signatures that a file itself declares: per signature, `inputs` and `outputs` with name, dtype and shape (-1 for any)."""
+    """The signatures that a file itself declares: the name, dtype and shape (-1 for any) of each of its inputs and outputs."""
     return {"saved_model": _declared_saved_model, "tflite": _declared_tflite, "onnx": _declared_onnx}[format](path)
 
 

@@ -1,4 +1,4 @@
-"""What an exported model promises: its signatures, declared before a file is made. Converters, validation and manifest share it."""
+"""What an exported model promises, declared before a file is made: converters, validation and manifest share it."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def operators(content: bytes) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]
+class _SharingBuilder(flatbuffers.Builder):
     """Writes equal arrays, above all the shapes of tensors, once, and aligns weights to 16 bytes as the format demands."""
 
     def __init__(self, size: int) -> None:
@@ -60,7 +60,7 @@ class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]
         key = (x.dtype.str, content)
         if key not in self.written:
             self.StartVector(x.itemsize, x.size, 16 if x.dtype == np.uint8 else x.itemsize)
-            self.head = self.head - len(content)
+            self.head: int = self.head - len(content)
             self.Bytes[self.Head() : self.Head() + len(content)] = content
             self.written[key] = self.EndVector()
         return self.written[key]

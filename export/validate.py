@@ -50,8 +50,8 @@ class Verdict:
 class Reference:
     """The trained Keras model on held-out text: what every file must equal.
 
-    Its own distance from the same model in float64 says how far rounding alone carries: the tolerance is 1e-5, or four times that
-    distance where the network amplifies rounding more.
+    Its own distance from the same model in float64 says how far rounding alone carries: the tolerance is 1e-5, or four times
+    that distance where the network amplifies rounding more.
     """
 
     def __init__(self, model: Any, vocabulary: Vocabulary, stream: Array) -> None:

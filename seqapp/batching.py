@@ -21,7 +21,7 @@ def stream_of(documents: Sequence[Tokens]) -> Tokens:
 
 @dataclass(frozen=True)
 class Windows:
-    """How a training split is cut into batches of B rows and T timesteps, row b of one batch continuing that of the batch before.
+    """A training split cut into batches of B rows and T timesteps, row b of each batch continuing row b of the one before.
 
     Each epoch strings the documents together in a new order (a single one: starts it at a new place), puts `end` in front and
     cuts the stream into B rows. What does not fill the last window is left out of that epoch. The order depends on the seed

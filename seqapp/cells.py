@@ -14,6 +14,7 @@ from keras import ops
 
 Tensor = Any
 States = list[Any]
+Shape = tuple[Any, ...]
 
 
 class Cell(keras.layers.Layer):
@@ -81,7 +82,7 @@ class PlainCell(Cell):
         super().__init__(units, **kwargs)
         self.activation = keras.activations.get(activation)
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.kernel = self.add_weight(
             shape=(self.units + input_shape[-1], self.units), initializer=self._initial_kernel, name="kernel"
         )
@@ -125,7 +126,7 @@ class LSTMCell(Cell):
 
     states_per_cell = 2
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.add_kernels(input_shape[-1], gates=4)
         self.bias = self.add_weight(shape=(4 * self.units,), initializer=self._initial_bias, name="bias")
 
@@ -143,7 +144,7 @@ class LSTMCell(Cell):
 
 @keras.saving.register_keras_serializable(package="seqapp")
 class GRUCell(Cell):
-    """A single step of the gated recurrent unit, reset gate after the product (Cho et al. 2014, arXiv:1406.1078v1, as in cuDNN).
+    """A single step of the gated recurrent unit, reset gate after the product (Cho et al. 2014, arXiv:1406.1078v1).
 
         z = σ(W_z·X_t + b_z + R_z·H_{t-1} + s_z)
         r = σ(W_r·X_t + b_r + R_r·H_{t-1} + s_r)
@@ -161,7 +162,7 @@ class GRUCell(Cell):
     ((2, 4), (2, 12))
     """
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.add_kernels(input_shape[-1], gates=3)
         self.bias = self.add_weight(shape=(2, 3 * self.units), initializer="zeros", name="bias")
 
@@ -187,8 +188,8 @@ class CIFGCell(Cell):
         C_t = (1 - σ(i)) ⊙ C_{t-1} + σ(i) ⊙ tanh(g)
         H_t = σ(o) ⊙ tanh(C_t)
 
-    Weights, gate order i, g, o: `kernel` W (F, 3U), `recurrent_kernel` R (U, 3U), `bias` b (3U,), minus one for the input gate at
-    first, which keeps as much of C_{t-1} as the LSTM's forget bias of one.
+    Weights, gate order i, g, o: `kernel` W (F, 3U), `recurrent_kernel` R (U, 3U), `bias` b (3U,), minus one for the input gate
+    at first, which keeps as much of C_{t-1} as the LSTM's forget bias of one.
     Call: inputs X_t (B, F), states [H_{t-1} (B, U), C_{t-1} (B, U)] -> H_t (B, U), [H_t, C_t].
 
     >>> from keras import ops
@@ -200,7 +201,7 @@ class CIFGCell(Cell):
 
     states_per_cell = 2
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.add_kernels(input_shape[-1], gates=3)
         self.bias = self.add_weight(shape=(3 * self.units,), initializer=self._initial_bias, name="bias")
 

@@ -172,13 +172,11 @@ def _override(current: Any, values: object) -> Any:
         if key not in hints:
             raise UsageError(f"Unknown setting {key!r}: expected one of {', '.join(hints)}.")
         if dataclasses.is_dataclass(hints[key]):
-            value = _override(getattr(current, key), value)
+            changes[key] = _override(getattr(current, key), value)
         else:
-            if _plain_type(hints[key]) is float and type(value) is int:
-                value = float(value)
-            if not isinstance(value, hints[key]) or (isinstance(value, bool) and hints[key] is not bool):
+            changes[key] = float(value) if _plain_type(hints[key]) is float and type(value) is int else value
+            if not isinstance(changes[key], hints[key]) or (isinstance(value, bool) and hints[key] is not bool):
                 raise UsageError(f"The setting {key!r} must be of type {hints[key]}. Received: {value!r}")
-        changes[key] = value
     return replace(current, **changes)
 
 

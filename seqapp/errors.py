@@ -33,9 +33,8 @@ def need(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != module.split(".", maxsplit=1)[0]:
             raise
-        raise UsageError(
-            f"{module.split('.', maxsplit=1)[0]} is not installed: install seqapp's extra [{extra}], pip install 'seqapp[{extra}]'."
-        ) from None
+        package = module.split(".", maxsplit=1)[0]
+        raise UsageError(f"{package} is not installed: it comes with pip install 'seqapp[{extra}]'.") from None
 
 
 def run(body: Callable[[], None]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from seqapp import errors
+from seqapp.cli import add_import_flag, need_keras
 from seqapp.corpus import read_files
 from seqapp.errors import UsageError
 from seqapp.run import Run
 from seqapp.scoring import Metrics, Tokens, baselines, metrics, score, unknown_fraction
 from seqapp.step import KerasStepper
-from seqapp.train import need_keras
 from seqapp.vocabulary import Vocabulary
 
 
@@ -48,7 +49,7 @@ class Report:
         return "\n".join(lines)
 
 
-def evaluate(model: Any, vocabulary: Vocabulary, streams: dict[str, Tokens], part: str) -> Report:
+def evaluate(model: Any, vocabulary: Vocabulary, streams: Mapping[str, Tokens], part: str) -> Report:
     """Scores `part`, one stream from the zero state, and the validation stream."""
     stepper, end = KerasStepper(model), vocabulary.end_number
     figures: dict[str, Metrics] = {}
@@ -70,9 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("run", metavar="RUN", help="a run directory that seqapp.train made")
     p.add_argument("--data", metavar="PATH", help="a UTF-8 text file or a folder of them, instead of the test split")
     p.add_argument("--json", action="store_true", help="print the figures as JSON")
-    p.add_argument(
-        "--import", dest="modules", metavar="MODULE", action="append", default=[], help="import a module that defines a cell"
-    )
+    add_import_flag(p)
     a = p.parse_args(argv)
     return errors.run(lambda: command(a.run, a.data, a.json, a.modules))
 

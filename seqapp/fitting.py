@@ -176,7 +176,8 @@ class Trainer(keras.callbacks.Callback):
             self.keep()
         raise RunFailed(
             f"Training diverged at step {self.progress.step + 1}: the loss is not a number. The last good weights are in "
-            f"{self.run.model_file}. Lower --learning-rate ({self.config.learning_rate}) or --clip-norm ({self.config.clip_norm})."
+            f"{self.run.model_file}. Lower --learning-rate, now {self.config.learning_rate}, "
+            f"or --clip-norm, now {self.config.clip_norm}."
         )
 
     def keep(self) -> None:

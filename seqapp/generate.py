@@ -9,11 +9,11 @@ from itertools import islice
 import numpy as np
 
 from seqapp import errors
+from seqapp.cli import add_import_flag, need_keras
 from seqapp.decoding import Sampling, beam, sample
 from seqapp.errors import UsageError
 from seqapp.run import Run
 from seqapp.step import KerasStepper
-from seqapp.train import need_keras
 from seqapp.vocabulary import Vocabulary
 
 
@@ -29,9 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--top-p", type=float, metavar="X", help="draw among the fewest tokens that hold probability X")
     p.add_argument("--beam", type=int, metavar="N", help="search the most likely text with N hypotheses instead of drawing")
     p.add_argument("--seed", type=int, metavar="N", help="draw the same text each time")
-    p.add_argument(
-        "--import", dest="modules", metavar="MODULE", action="append", default=[], help="import a module that defines a cell"
-    )
+    add_import_flag(p)
     a = p.parse_args(argv)
     return errors.run(lambda: command(a))
 

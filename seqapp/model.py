@@ -20,8 +20,8 @@ class SequenceModel(keras.Model):
     (B, T, V) and the states after them. `step` does the same for one timestep, without the time axis.
 
     With `tied`, the output kernel is the transposed embedding (Press and Wolf 2017, arXiv:1608.05859v3), behind a projection to
-    the embedding's width where the last cell's output has another. `dropout` acts on the embedding, between layers and before the
-    output, one mask for all timesteps of a sequence.
+    the embedding's width where the last cell's output has another. `dropout` acts on the embedding, between layers and before
+    the output, one mask for all timesteps of a sequence.
     """
 
     def __init__(

@@ -27,8 +27,8 @@ class KneserNey:
     """Interpolated Kneser-Ney with one discount (Kneser and Ney 1995; as `nltk.lm.KneserNeyInterpolated`, NLTK 3.9).
 
     The highest order counts occurrences, the lower ones in how many different contexts an n-gram occurs. `order` 1 with
-    `discount` 0 is the plain unigram. Where a token of the vocabulary never occurs in training, NLTK's lowest order would give it
-    probability 0; here the discount is then taken from that order too and spread evenly over the vocabulary.
+    `discount` 0 is the plain unigram. Where a token of the vocabulary never occurs in training, NLTK's lowest order would give
+    it probability 0; here the discount is then taken from that order too and spread evenly over the vocabulary.
     """
 
     levels: tuple[_Level, ...]

@@ -58,7 +58,8 @@ class Run:
         content = configuration.read_json(self.config_file)
         if content.get("task") not in configuration.TASKS:
             raise UsageError(
-                f"{self.path} is a run of the task {content.get('task')!r}; this command knows {', '.join(configuration.TASKS)}."
+                f"{self.path} is a run of the task {content.get('task')!r}: "
+                f"this command knows {', '.join(configuration.TASKS)}."
             )
         return configuration.build({}, content)
 

@@ -35,7 +35,7 @@ class KerasStepper:
         states = [tf.TensorSpec([None, size], kind) for size in model.state_sizes]
         self._step = tf.function(model.step, input_signature=[tf.TensorSpec([None], tf.int32), states], autograph=False)
         self._sequence = tf.function(
-            lambda tokens, states: model(tokens, states),
+            model,
             input_signature=[tf.TensorSpec([None, None], tf.int32), states],
             autograph=False,
         )

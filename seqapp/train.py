@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from seqapp import config as configuration
 from seqapp import errors
+from seqapp.cli import add_import_flag, need_keras
 from seqapp.config import Config
-from seqapp.errors import UsageError, need
+from seqapp.errors import UsageError
 from seqapp.run import Run, check_target
 
 
@@ -30,9 +28,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--resume", action="store_true", help="go on with an interrupted run, with its own settings")
     p.add_argument("--overwrite", action="store_true", help="replace the run directory if it is there")
     p.add_argument("--config", metavar="FILE.json", help="settings as config.json of a run has them; flags go before them")
-    p.add_argument(
-        "--import", dest="modules", metavar="MODULE", action="append", default=[], help="import a module that defines a cell"
-    )
+    add_import_flag(p)
     configuration.add_flags(p)
     return p
 
@@ -57,31 +53,6 @@ def command(flags: dict[str, Any]) -> None:
     need_keras(modules)
     importlib.import_module("seqapp.job").run_job(run, config, resume)
     print(run.path)
-
-
-def need_keras(modules: list[str]) -> None:
-    """Imports TensorFlow and Keras quietly, which takes some seconds, and the modules that define cells."""
-    print("loading TensorFlow", file=sys.stderr, flush=True)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with quiet_stderr():
-        for module in ("tensorflow", "keras"):
-            need(module, "train")
-    for module in modules:
-        need(module, "train")
-
-
-@contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Keeps what native libraries write to file descriptor 2 from the user: TensorFlow's log before its level can be set."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with open(os.devnull, "wb") as sink:
-        os.dup2(sink.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def resumed(path: str | None, flags: dict[str, Any], file: str | None) -> tuple[Run, Config]:

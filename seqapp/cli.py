@@ -1,0 +1,51 @@
+"""What the commands share: a flag, and a quiet start of TensorFlow."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from seqapp.errors import need
+
+
+def add_import_flag(parser: argparse.ArgumentParser) -> None:
+    """`--import MODULE`: a cell of the user's own is code, and code is run only when the user names it."""
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="import a module that defines a cell of your own",
+    )
+
+
+def need_keras(modules: list[str]) -> None:
+    """Imports TensorFlow and Keras, which takes some seconds, and the modules that define cells."""
+    print("loading TensorFlow", file=sys.stderr, flush=True)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _quiet_stderr():
+        for module in ("tensorflow", "keras"):
+            need(module, "train")
+    # A cell of one's own may lie in the folder where the command is typed, as with python -m.
+    sys.path.insert(0, str(Path.cwd()))
+    for module in modules:
+        need(module, "train")
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Keeps from the user what TensorFlow's native library writes to file descriptor 2 before its log level can be set."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with Path(os.devnull).open("wb") as sink:
+        os.dup2(sink.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
