@@ -17,7 +17,7 @@ from seqapp.cli import add_import_flag, need_keras
 from seqapp.corpus import read_files
 from seqapp.errors import UsageError
 from seqapp.run import Run
-from seqapp.scoring import Metrics, Tokens, baselines, metrics, score, unknown_fraction
+from seqapp.scoring import Metrics, Tokens, baselines, metrics, score_all, unknown_fraction
 from seqapp.step import KerasStepper
 from seqapp.vocabulary import Vocabulary
 
@@ -50,11 +50,12 @@ class Report:
 
 
 def evaluate(model: Any, vocabulary: Vocabulary, streams: Mapping[str, Tokens], part: str) -> Report:
-    """Scores `part`, one stream from the zero state, and the validation stream."""
-    stepper, end = KerasStepper(model), vocabulary.end_number
+    """Scores `part` and the validation stream, each from the zero state, beside the baselines on `part`."""
+    names, end = list(dict.fromkeys(("validation", part))), vocabulary.end_number
+    scores = score_all(KerasStepper(model), [streams[name] for name in names], end)
     figures: dict[str, Metrics] = {}
-    for name in dict.fromkeys(("validation", part)):
-        figures[name] = metrics(*score(stepper, streams[name], end), vocabulary.unit)
+    for name, (logs, ranks) in zip(names, scores, strict=True):
+        figures[name] = metrics(logs, ranks, vocabulary.unit)
         figures[name]["unknown"] = unknown_fraction(streams[name], vocabulary.unknown_number)
     return Report(
         part,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,29 +14,35 @@ from seqapp.step import Stepper, log_softmax
 
 Metrics = dict[str, dict[str, Any]]
 Tokens = NDArray[np.integer[Any]]
+Scores = tuple[NDArray[np.float64], NDArray[np.int64]]
 CHUNK = 512
 
 
-def score(model: Stepper, stream: Tokens, end: int, rows: int = 1) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def score(model: Stepper, stream: Tokens, end: int) -> Scores:
     """Log-probability and rank (N,) of each token of a stream that follows the token `end`; rank 0 is the most likely.
 
-    One row starts from the zero state and carries it through. More rows, each from the zero state, are faster and
-    pessimistic: fit for choosing the best epoch, not for a result.
+    The stream starts from the zero state and carries it through.
     """
-    length = -(-len(stream) // rows)
-    padded = np.r_[end, stream, np.zeros(rows * length - len(stream), np.int32)].astype(np.int32)
-    inputs, targets = padded[:-1].reshape(rows, length), padded[1:].reshape(rows, length)
-    logs, ranks = np.empty((rows, length)), np.empty((rows, length), np.int64)
-    states = model.initial_states(rows)
-    size = max(1, CHUNK // rows)
+    return score_all(model, [stream], end)[0]
+
+
+def score_all(model: Stepper, streams: Sequence[Tokens], end: int) -> list[Scores]:
+    """The scores of several streams, each as `score` has it, side by side in one batch."""
+    length = max(map(len, streams))
+    targets = np.zeros((len(streams), length), np.int32)
+    for row, stream in zip(targets, streams, strict=True):
+        row[: len(stream)] = stream
+    inputs = np.c_[np.full(len(streams), end, np.int32), targets[:, :-1]]
+    logs, ranks = np.empty(targets.shape), np.empty(targets.shape, np.int64)
+    states, size = model.initial_states(len(streams)), max(1, CHUNK // len(streams))
     for first in range(0, length, size):
         part = slice(first, first + size)
+        wanted = targets[:, part, None]
         logits, states = model.sequence(inputs[:, part], states)
-        wanted = np.take_along_axis(logits, targets[:, part, None], axis=-1)
-        logs[:, part] = np.take_along_axis(log_softmax(logits), targets[:, part, None], axis=-1)[..., 0]
-        # "not <=" counts a logit that is not a number as one that ranks higher.
-        ranks[:, part] = (~(logits <= wanted)).sum(axis=-1)
-    return logs.reshape(-1)[: len(stream)], ranks.reshape(-1)[: len(stream)]
+        logs[:, part] = np.take_along_axis(log_softmax(logits), wanted, axis=-1)[..., 0]
+        # "not <=" ranks a logit that is not a number higher.
+        ranks[:, part] = (~(logits <= np.take_along_axis(logits, wanted, axis=-1))).sum(axis=-1)
+    return [(logs[i, : len(stream)], ranks[i, : len(stream)]) for i, stream in enumerate(streams)]
 
 
 def metrics(logs: NDArray[np.float64], ranks: NDArray[np.int64], unit: str) -> Metrics:
