@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from pathlib import Path
 
 from seqapp import errors
-from seqapp.cli import add_import_flag, need_keras
+from seqapp.cli import Parser, add_import_flag, need_keras
 from seqapp.run import Run, check_target
 
 FORMATS = ("saved_model", "tflite", "onnx")
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m export",
         description="Converts a trained run to files for other programs and devices, each proved equal to the trained model "
         "before it gets its name. Prints the bundle's directory last.",

@@ -1,4 +1,4 @@
-"""What the commands share: a flag, and a quiet start of TensorFlow."""
+"""What the commands share: a parser, a flag, and a quiet start of TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
-from seqapp.errors import need
+from seqapp.errors import USAGE, need
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, as all errors here are."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"error: {message}; see {self.prog} --help\n")
 
 
 def add_import_flag(parser: argparse.ArgumentParser) -> None:

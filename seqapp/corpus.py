@@ -94,8 +94,8 @@ def load(config: DataConfig, whole_lines: bool) -> Split:
     for part, needed in (("train", True), ("validation", True), ("test", config.test_fraction > 0)):
         if needed and not getattr(split, part):
             raise UsageError(
-                f"Nothing is left for the {part} split: give more text, or one file, which is split by position, "
-                f"or change --validation-fraction or --test-fraction. Received: {config.data}"
+                f"The text is too short: nothing is left for the {part} split. Give more text, or one file, which is split "
+                f"by position, or change --validation-fraction or --test-fraction. Received: {config.data}"
             )
     return split
 

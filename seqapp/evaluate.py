@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from seqapp import errors
-from seqapp.cli import add_import_flag, need_keras
+from seqapp.cli import Parser, add_import_flag, need_keras
 from seqapp.corpus import read_files
 from seqapp.errors import UsageError
 from seqapp.run import Run
@@ -65,7 +64,7 @@ def evaluate(model: Any, vocabulary: Vocabulary, streams: Mapping[str, Tokens], 
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m seqapp.evaluate",
         description="Measures a run on its test split, or on a text of yours, beside its baselines.",
     )

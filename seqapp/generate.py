@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 
 from seqapp import errors
-from seqapp.cli import add_import_flag, need_keras
+from seqapp.cli import Parser, add_import_flag, need_keras
 from seqapp.decoding import Sampling, beam, sample
 from seqapp.errors import UsageError
 from seqapp.run import Run
@@ -18,9 +18,7 @@ from seqapp.vocabulary import Vocabulary
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(
-        prog="python -m seqapp.generate", description="Continues a text with a trained run, token by token."
-    )
+    p = Parser(prog="python -m seqapp.generate", description="Continues a text with a trained run, token by token.")
     p.add_argument("run", metavar="RUN", help="a run directory that seqapp.train made")
     p.add_argument("--prompt", default="", metavar="TEXT", help="the text to continue (default: start a new line)")
     p.add_argument("--length", type=int, metavar="N", help="tokens to add (default: 40 words or 300 characters)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 import time
@@ -12,14 +11,14 @@ from typing import Any
 
 from seqapp import config as configuration
 from seqapp import errors
-from seqapp.cli import add_import_flag, need_keras
+from seqapp.cli import Parser, add_import_flag, need_keras
 from seqapp.config import Config
 from seqapp.errors import UsageError
 from seqapp.run import Run, check_target
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+def parser() -> Parser:
+    p = Parser(
         prog="python -m seqapp.train",
         description="Trains a recurrent model and measures it beside its baselines. Without arguments: the next word of a "
         "conversation, in about four minutes on two cores. Prints the run directory last.",

@@ -1,0 +1,279 @@
+"""The commands as a user types them, above all the wrong ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import export.__main__
+import export.benchmark
+import seqapp.evaluate
+import seqapp.generate
+import seqapp.train
+from seqapp.run import Run
+
+SMALL = ["--units", "8", "--embedding", "8", "--epochs", "1"]
+
+
+def refused(capsys: pytest.CaptureFixture[str], status: int, *parts: str) -> None:
+    """One plain line on standard error, exit status 2, nothing on standard output."""
+    out, err = capsys.readouterr()
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert status == 2, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert len(errors) == 1, err
+    for part in parts:
+        assert part in errors[0]
+
+
+@pytest.fixture
+def bad_file(tmp_path: Path) -> Callable[[bytes], Path]:
+    def write(content: bytes) -> Path:
+        path = tmp_path / "bad.txt"
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b"", ("is empty", "give a UTF-8 text file")),
+        (b" \n\n", ("is empty",)),
+        (b"\x89PNG\r\n\x1a\n\0\0\0", ("binary",)),
+        ("caf\u00e9 ".encode("latin-1") * 300, ("is not UTF-8", "iconv")),
+        (b"just one short line\n", ("too short", "Give more text")),
+        (b"yes no\n" * 30, ("84 tokens", "one window of --bptt 100", "give more text, or a smaller --bptt")),
+    ],
+)
+def test_train_refuses_bad_data(
+    content: bytes,
+    parts: tuple[str, ...],
+    bad_file: Callable[[bytes], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "new" / "run"
+    status = seqapp.train.main(["--data", str(bad_file(content)), "--run", str(run), "--bptt", "100", *SMALL])
+    refused(capsys, status, *parts)
+    assert not run.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--data", "no/such/file"], ("no/such/file", "give a UTF-8 text file")),
+        (["--cell", "transformer"], ("--cell", "plain, lstm, gru, cifg", "transformer")),
+        (["--cell", "json:Nothing", "--import", "json"], ("no cell json:Nothing",)),
+        (["--units", "0"], ("--units", "at least 1", "Received: 0")),
+        (["--layers", "0"], ("--layers",)),
+        (["--cell", "plain", "--activation", "nonsense"], ("nonsense",)),
+        (["--dropout", "1"], ("--dropout",)),
+        (["--learning-rate", "nan"], ("--learning-rate",)),
+        (["--task", "next-planet"], ("--task", "next-word, next-character")),
+        (["--config", "no/such.json"], ("no/such.json",)),
+        (["--run", "/proc/run"], ("/proc/run", "cannot be written", "--run")),
+        (["--resume"], ("--run",)),
+        (["--resume", "--run", "no/such/run"], ("no run", "--resume")),
+    ],
+)
+def test_train_refuses_bad_flags(
+    flags: list[str], parts: tuple[str, ...], text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    given = [*([] if "--run" in flags or "--resume" in flags else ["--run", str(run)]), *flags]
+    given += [] if "--data" in flags or "--resume" in flags else ["--data", str(text_file)]
+    refused(capsys, seqapp.train.main(given), *parts)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("flags", [["--nonsense"], ["--units", "many"]])
+def test_flags_that_do_not_parse_are_one_line_too(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        seqapp.train.main(flags)
+    refused(capsys, int(str(stop.value.code)), "--help")
+
+
+def test_train_keeps_a_directory_that_is_there(
+    trained: Callable[..., Run], text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained()
+    before = run.model_file.read_bytes()
+    capsys.readouterr()
+    refused(capsys, seqapp.train.main(["--run", str(run.path), "--data", str(text_file)]), "exists", "--overwrite")
+    assert run.model_file.read_bytes() == before
+    (tmp_path / "letters").write_text("mine")
+    status = seqapp.train.main(["--run", str(tmp_path), "--data", str(text_file), "--overwrite"])
+    refused(capsys, status, "config.json", "not replaced")
+    assert (tmp_path / "letters").read_text() == "mine"
+
+
+def test_resume_of_a_finished_run_changes_nothing(trained: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained()
+    before = run.model_file.read_bytes()
+    capsys.readouterr()
+    assert seqapp.train.main(["--run", str(run.path), "--resume"]) == 0
+    assert capsys.readouterr().out == f"{run.path}\n"
+    assert run.model_file.read_bytes() == before
+
+
+@pytest.fixture
+def copied(trained: Callable[..., Run], tmp_path: Path) -> Run:
+    """A run that a test may damage."""
+    shutil.copytree(trained().path, tmp_path / "copy")
+    return Run(tmp_path / "copy")
+
+
+COMMANDS = [seqapp.evaluate.main, seqapp.generate.main, export.__main__.main]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_refuse_a_run_that_is_none(
+    command: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, command(["no/such/run"]), "no run directory", "seqapp.train")
+    refused(capsys, command([str(tmp_path)]), "config.json", "seqapp.train")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_refuse_a_run_of_another_task(
+    command: Callable[[list[str]], int], copied: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(copied.config_file.read_text())
+    copied.config_file.write_text(json.dumps({**content, "task": "translate"}))
+    refused(capsys, command([str(copied.path)]), "'translate'", "next-word, next-character")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_refuse_a_vocabulary_of_another_model(
+    command: Callable[[list[str]], int], copied: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied.path / "vocabulary.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "tokens": [*content["tokens"], "extra"]}))
+    refused(capsys, command([str(copied.path)]), "vocabulary", "not of the same training", "train again")
+    assert not (copied.path / "bundle").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
+def test_commands_refuse_a_truncated_model(
+    command: Callable[[list[str]], int], kept: float, copied: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = copied.model_file.read_bytes()
+    copied.model_file.write_bytes(content[: int(kept if kept >= 1 else kept * len(content))])
+    refused(capsys, command([str(copied.path)]), "model.keras is damaged", "train again")
+    assert not (copied.path / "bundle").exists()
+
+
+def test_generate_refuses_flags_that_contradict(capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, part in (
+        (["--beam", "2", "--seed", "1"], "--beam"),
+        (["--beam", "0"], "--beam must be at least 1"),
+        (["--length", "0"], "--length must be at least 1"),
+        (["--temperature", "-1"], "--temperature"),
+        (["--top-p", "1.5"], "--top-p"),
+        (["--top-k", "0"], "--top-k"),
+    ):
+        refused(capsys, seqapp.generate.main(["run", *flags]), part)
+
+
+def test_generate_continues_a_prompt(trained: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(trained().path)
+
+    def generated(*flags: str) -> tuple[str, str]:
+        capsys.readouterr()
+        assert seqapp.generate.main([run, "--length", "12", *flags]) == 0
+        captured = capsys.readouterr()
+        return captured.out, captured.err
+
+    out, err = generated("--prompt", "Are they xylophone", "--seed", "1")
+    assert out.startswith("are they xylophone ")
+    assert "xylophone" in err
+    assert "<unk>" not in out
+    assert generated("--prompt", "are they", "--seed", "1") == generated("--prompt", "are they", "--seed", "1")
+    greedy = generated("--prompt", "are they", "--temperature", "0")[0]
+    assert greedy == generated("--prompt", "are they", "--top-k", "1")[0] == generated("--prompt", "are they", "--beam", "1")[0]
+    assert generated("--beam", "3")[0]
+
+
+def test_evaluate_prints_what_the_training_measured(trained: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained()
+    capsys.readouterr()
+    assert seqapp.evaluate.main([str(run.path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for part in ("validation", "test", "baselines"):
+        assert found[part] == run.metrics[part]
+    assert seqapp.evaluate.main([str(run.path)]) == 0
+    assert "kneser-ney-3" in capsys.readouterr().out
+
+
+def test_evaluate_measures_another_text(
+    trained: Callable[..., Run], text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert seqapp.evaluate.main([str(trained().path), "--data", str(text_file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["data"]["perplexity"]["count"] > 20_000
+    refused(capsys, seqapp.evaluate.main([str(trained().path), "--data", "no/such/text"]), "no/such/text")
+
+
+def test_benchmark_puts_its_table_into_a_file(
+    trained: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export.__main__.main([str(trained().path), "--out", str(tmp_path / "bundle")]) == 0
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{export.benchmark.BEGIN}\nold\n{export.benchmark.END}\nafter\n")
+    command = [sys.executable, "-m", "export.benchmark", str(tmp_path / "bundle"), "--repeats", "1", "--readme", str(page)]
+    subprocess.run(command, check=True, capture_output=True)
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    for name in ("saved_model", "model.tflite", "model.onnx"):
+        assert f"| {name} |" in text
+    capsys.readouterr()
+    refused(capsys, export.benchmark.main([str(tmp_path)]), "manifest.json")
+
+
+MODULES = ["seqapp.train", "seqapp.evaluate", "seqapp.generate", "export", "export.benchmark"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_help_needs_nothing_heavy(module: str) -> None:
+    """With all but the base dependencies blocked, `--help` still answers."""
+    code = (
+        "import runpy, sys\n"
+        "for name in ('tensorflow', 'keras', 'onnx', 'onnxruntime', 'ai_edge_litert', 'matplotlib', 'tqdm', 'flatbuffers'):\n"
+        "    sys.modules[name] = None\n"
+        f"sys.argv = [{module!r}, '--help']\n"
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert f"usage: python -m {module}" in result.stdout
+
+
+def test_a_missing_extra_is_named(trained: Callable[..., Run], text_file: Path, tmp_path: Path) -> None:
+    run = str(trained().path)
+    for module, flags in (
+        ("seqapp.train", ["--data", str(text_file), "--run", str(tmp_path / "run")]),
+        ("seqapp.evaluate", [run]),
+        ("seqapp.generate", [run]),
+        ("export", [run, "--out", str(tmp_path / "bundle")]),
+    ):
+        code = (
+            "import runpy, sys\n"
+            "sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
+            f"sys.argv = {[module, *flags]!r}\n"
+            f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
+        )
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert result.returncode == 2
+        assert "error: tensorflow is not installed: it comes with pip install 'seqapp[train]'." in result.stderr
+        assert not (tmp_path / "run").exists() and not (tmp_path / "bundle").exists()
