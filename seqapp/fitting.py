@@ -27,6 +27,7 @@ from seqapp.step import KerasStepper
 
 WARM_UP = 0.03
 VALIDATION_STREAMS = 32
+SAMPLES = 50  # points of the learning curve in an epoch
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Progress:
     best: float | None = None
     best_epoch: int = 0
     history: list[records.Row] = field(default_factory=list)
+    curve: list[records.Row] = field(default_factory=list)
 
 
 class Trainer(keras.callbacks.Callback):
@@ -107,7 +109,8 @@ class Trainer(keras.callbacks.Callback):
         if not p.batch:
             self.carried.reset_states()
             p.epoch_nats = 0.0
-        self.nats_before, self.batch_before = p.epoch_nats, p.batch
+        self.nats_before = self.nats_sampled = p.epoch_nats
+        self.batch_before = self.batch_sampled = p.batch
         with tqdm(
             desc=f"epoch {p.epoch + 1}/{self.config.epochs}",
             total=self.windows.per_epoch,
@@ -129,6 +132,8 @@ class Trainer(keras.callbacks.Callback):
         p.step, p.batch = p.step + 1, p.batch + 1
         # Keras reports the mean over the batches of this call of `fit`, which a resumed epoch began in its middle.
         p.epoch_nats = self.nats_before + mean * (p.batch - self.batch_before)
+        if p.batch - self.batch_sampled >= self.windows.per_epoch / SAMPLES:
+            self.sample()
         rate = (self.bar.format_dict["rate"] or 0.0) * self.windows.batch_size * self.windows.timesteps
         self.bar.set_postfix_str(f"{p.epoch_nats / p.batch:.3f} nats, {rate:,.0f} tokens/s", refresh=False)
         self.bar.update()
@@ -136,6 +141,13 @@ class Trainer(keras.callbacks.Callback):
             self.carried.stop_training = True
         elif time.monotonic() - self.saved > self.config.checkpoint_seconds:
             self.save()
+
+    def sample(self) -> None:
+        """Adds a point to the learning curve: the mean loss since the point before."""
+        p = self.progress
+        nats = (p.epoch_nats - self.nats_sampled) / (p.batch - self.batch_sampled)
+        p.curve.append({"step": p.step, "seconds": round(self.elapsed, 2), "training_nats": nats})
+        self.nats_sampled, self.batch_sampled = p.epoch_nats, p.batch
 
     def after_epoch(self) -> None:
         """Validates, keeps the weights if they are the best so far, and writes the records and a checkpoint."""
@@ -147,6 +159,7 @@ class Trainer(keras.callbacks.Callback):
         better = p.best is None or nats < p.best
         row = {
             "epoch": p.epoch,
+            "windows": trained,
             "seconds": round(self.elapsed, 2),
             "training_nats": p.epoch_nats / trained,
             "validation_nats": nats,
@@ -157,7 +170,7 @@ class Trainer(keras.callbacks.Callback):
             p.best, p.best_epoch = nats, p.epoch
             self.keep()
         records.write_history(self.run, p.history)
-        records.write_tensorboard(self.run, row)
+        records.write_tensorboard(self.run, p.step, row, p.curve)
         self.save()
         print(
             f"epoch {p.epoch}/{self.config.epochs}  perplexity: training {math.exp(row['training_nats']):.2f}, "

@@ -52,7 +52,9 @@ def run_job(run: Run, config: Config, resume: bool) -> None:
     say("measuring the best epoch, beside the baselines")
     report = evaluate(run.load_model(), vocabulary, streams, run.held_out)
     write_json(run.path / "metrics.json", {**report.as_json(), **describe(config, model, trainer, began)})
-    records.draw_learning_curve(run.path / "learning_curve.png", trainer.progress.history, report.baselines)
+    records.draw_learning_curve(
+        run.path / "learning_curve.png", trainer.progress.history, trainer.progress.curve, report.baselines
+    )
     print(report.table(config.model.cell))
 
 

@@ -19,19 +19,21 @@ def write_history(run: Run, rows: list[Row]) -> None:
         writer.writerows(rows)
 
 
-def write_tensorboard(run: Run, row: Row) -> None:
-    """One epoch's figures under logs/."""
+def write_tensorboard(run: Run, step: int, row: Row, curve: list[Row]) -> None:
+    """The figures of an epoch that ended at `step`, and the points of its learning curve, under logs/."""
     import tensorflow as tf
 
     writer = tf.summary.create_file_writer(str(run.path / "logs"))
-    with writer.as_default(step=int(row["epoch"])):
-        for name, value in row.items():
-            if name != "epoch":
-                tf.summary.scalar(name, value)
+    with writer.as_default():
+        for point in curve:
+            if point["step"] > step - row["windows"]:
+                tf.summary.scalar("training_nats", point["training_nats"], step=int(point["step"]))
+        for name in ("validation_nats", "tokens_per_second"):
+            tf.summary.scalar(name, row[name], step=step)
     writer.close()
 
 
-def draw_learning_curve(path: Path, rows: list[Row], baselines: dict[str, Any]) -> None:
+def draw_learning_curve(path: Path, rows: list[Row], curve: list[Row], baselines: dict[str, Any]) -> None:
     """Training and validation against the training time, with the baselines as lines, to a PNG."""
     import matplotlib
 
@@ -39,15 +41,17 @@ def draw_learning_curve(path: Path, rows: list[Row], baselines: dict[str, Any]) 
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    minutes = [row["seconds"] / 60 for row in rows]
-    axes.plot(minutes, [row["training_nats"] for row in rows], marker="o", label="training (dropout on, mean of the epoch)")
-    axes.plot(minutes, [row["validation_nats"] for row in rows], marker="o", label="validation")
+    axes.plot(
+        [p["seconds"] / 60 for p in curve], [p["training_nats"] for p in curve], linewidth=1, label="training, with dropout"
+    )
+    axes.plot([r["seconds"] / 60 for r in rows], [r["validation_nats"] for r in rows], marker="o", label="validation")
     for i, (name, figures) in enumerate(baselines.items()):
         nats = figures["nats_per_token"]["value"]
         axes.axhline(nats, color="grey", linestyle=(0, (5 - i, 2)), linewidth=1)
         axes.annotate(
             name.replace("_", "-"), (0, nats), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="grey"
         )
+    axes.set_xlim(left=0)
     axes.set(xlabel="minutes of training", ylabel="nats per token", title="Learning curve")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -22,6 +22,8 @@ def parser() -> Parser:
         prog="python -m seqapp.train",
         description="Trains a recurrent model and measures it beside its baselines. Without arguments: the next word of a "
         "conversation, in about four minutes on two cores. Prints the run directory last.",
+        epilog="The defaults shown are those for words of a text of yours; the conversations, and characters, have their own, "
+        "which config.json in the run directory shows.",
     )
     p.add_argument("--run", metavar="DIR", help="the run directory to make (default: a fresh one under runs/)")
     p.add_argument("--resume", action="store_true", help="go on with an interrupted run, with its own settings")

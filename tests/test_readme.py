@@ -1,0 +1,65 @@
+"""The README's commands and its Python example, run as they stand there, with a short time limit for each training."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import sentences
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
+
+
+def run(command: list[str], folder: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{shlex.join(command)}\n{result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the commands were run, in their order."""
+    path = tmp_path_factory.mktemp("user")
+    (path / "my-text.txt").write_text(sentences(800), "utf-8")
+    (path / "my-folder").mkdir()
+    for i in range(40):
+        (path / "my-folder" / f"{i}.txt").write_text(sentences(20, seed=i), "utf-8")
+    for line in COMMANDS[2:]:
+        command = [sys.executable, *shlex.split(line)[1:]]
+        if "seqapp.train" in command and "--resume" not in command:
+            command += ["--time-limit", "5"]
+        out = run(command, path)
+        assert out.strip()
+        if "seqapp.train" in command or "export" in command:
+            assert (path / out.splitlines()[-1]).is_dir()
+    return path
+
+
+def test_the_commands_run(folder: Path) -> None:
+    assert len(COMMANDS) > 10
+    for name in ("model.tflite", "model.onnx", "saved_model", "manifest.json", "vocabulary.json"):
+        assert (folder / "runs/talk/bundle" / name).exists()
+    assert not (folder / "runs/letters/bundle/saved_model").exists()
+
+
+def test_the_example_runs(folder: Path) -> None:
+    (example,) = [block for kind, block in BLOCKS if kind == "python"]
+    assert len(eval(run([sys.executable, "-c", example], folder))) == 3
+
+
+def test_the_first_two_commands_install_and_run() -> None:
+    """The first does the main job; the second is what `.ci/run` runs, in an environment of its own."""
+    first, second = COMMANDS[:2]
+    assert all(part in first for part in ("pip install -c constraints.txt", "seqapp.train", "-m export"))
+    assert all(part in second for part in ("pip install -c constraints.txt", "ruff check", "mypy", "pytest"))
+    assert "README.md" in (ROOT / ".ci/run").read_text()
