@@ -48,7 +48,11 @@ def run_job(run: Run, config: Config, resume: bool) -> None:
     trainer = Trainer(run, config.training, model, windows, streams["validation"], vocabulary.end_number)
     if resume:
         trainer.restore()
-    trainer.train()
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        say(f"\nthe last checkpoint is kept; go on with: python -m seqapp.train --run {run.path} --resume")
+        raise
     say("measuring the best epoch, beside the baselines")
     report = evaluate(run.load_model(), vocabulary, streams, run.held_out)
     write_json(run.path / "metrics.json", {**report.as_json(), **describe(config, model, trainer, began)})

@@ -129,16 +129,23 @@ def write_json(path: Path, content: Any) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path of the same suffix that takes the place of `path` at once, and only if nothing went wrong."""
-    temporary = path.with_name(f".partial-{path.name}")
+    temporary, old = path.with_name(f".partial-{path.name}"), path.with_name(f".old-{path.name}")
+    remove(temporary)  # a process that was killed may have left one
     try:
         yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
+        if path.is_dir():  # a directory cannot be renamed over another
+            path.rename(old)
         temporary.replace(path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
+        remove(old)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a directory, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def check_target(path: Path, flag: str, marker: str, overwrite: bool) -> None:
