@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+UNROLLED = 64  # timesteps; a longer window would take too long to trace
+
 
 @keras.saving.register_keras_serializable(package="seqapp")
 class Recurrence(keras.layers.RNN):
@@ -28,15 +30,29 @@ class Recurrence(keras.layers.RNN):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
-        if not (training and self.recurrent_dropout):
-            return super().inner_loop(sequences, initial_state, mask, training=training)
-        self.cell.recurrent_mask = keras.random.dropout(
-            ops.ones_like(initial_state[0]), self.recurrent_dropout, seed=self.seed_generator
-        )
+        short = (sequences.shape[1] or UNROLLED + 1) <= UNROLLED and hasattr(self.cell, "recur")
+        dropped = training and self.recurrent_dropout
+        if dropped:
+            ones = ops.ones_like(initial_state[0])
+            self.cell.recurrent_mask = keras.random.dropout(ones, self.recurrent_dropout, seed=self.seed_generator)
         try:
+            if training and short and mask is None:
+                return self.unrolled(sequences, initial_state)
             return super().inner_loop(sequences, initial_state, mask, training=training)
         finally:
-            self.cell.recurrent_mask = None
+            if dropped:
+                self.cell.recurrent_mask = None
+
+    def unrolled(self, x: Any, states: Any) -> Any:
+        """The loop written out, its input products as one: what Keras's loop returns, sooner for the windows of training."""
+        rows, timesteps, features = ops.shape(x)
+        flat = ops.reshape(ops.swapaxes(x, 0, 1), (-1, features))
+        projected = ops.reshape(self.cell.project(flat), (timesteps, rows, -1))
+        outputs = []
+        for now in ops.unstack(projected, timesteps):
+            y, states = self.cell.recur(now, states)
+            outputs.append(y)
+        return outputs[-1], ops.stack(outputs, axis=1), states
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "recurrent_dropout": self.recurrent_dropout}
