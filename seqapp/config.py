@@ -45,7 +45,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    epochs: int = option(15, "passes over the training split, at most")
+    epochs: int = option(20, "passes over the training split, at most")
     patience: int = option(3, "stop after so many epochs without a better validation")
     batch_size: int = option(16, "parallel streams the training split is cut into")
     bptt: int = option(32, "timesteps in a window of truncated backpropagation through time")
@@ -102,23 +102,18 @@ class Config:
         _require(0 <= t.seed < 2**32, "seed", "from 0 to 4294967295", t.seed)
         return self
 
-    def as_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
-
 
 def defaults(task: str, own_data: bool) -> Config:
     """The settings of a task: the field defaults suit words of texts that people bring, from some 50,000 words up.
 
     The conversations are 2.7 million words: they need no dropout, fewer passes and a larger `min_count`.
     """
-    words, characters = (
-        Config(),
-        Config(
-            task="next-character",
-            data=DataConfig(min_count=1, lower=False),
-            model=ModelConfig(embedding=64, dropout=0.2, recurrent_dropout=0.0),
-            training=TrainingConfig(batch_size=32, bptt=64),
-        ),
+    words = Config()
+    characters = Config(
+        task="next-character",
+        data=DataConfig(min_count=1, lower=False),
+        model=ModelConfig(embedding=64, dropout=0.2, recurrent_dropout=0.0),
+        training=TrainingConfig(batch_size=32, learning_rate=6e-3),
     )
     if own_data:
         return words if task == "next-word" else characters
