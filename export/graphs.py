@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python.xla import dynamic_update_slice
 
@@ -80,8 +81,8 @@ def _loop(cell: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
     prepared = once(x)
 
     def body(k: Tensor, states: States) -> tuple[Tensor, States]:
-        y, states = step(tf.squeeze(tf.slice(prepared, tf.stack([0, k, 0]), [-1, 1, -1]), 1), states)
-        return y[:, None], states
+        y, after = step(tf.squeeze(tf.slice(prepared, tf.stack([0, k, 0]), [-1, 1, -1]), 1), states)
+        return y[:, None], keras.tree.flatten(after)
 
     return _collect(body, tf.shape(x)[1], 1, tf.shape(x)[:1], cell.output_size, states)
 

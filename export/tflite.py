@@ -17,6 +17,9 @@ from export.saved_model import save
 from export.spec import Spec
 
 IDENTIFIER = b"TFL3"
+BUILTIN = {
+    name: number for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int) and name != "CUSTOM"
+}
 
 
 def write_tflite(model: Any, spec: Spec, path: Path) -> None:

@@ -95,7 +95,7 @@ class SequenceModel(keras.Model):
         for layer in self.recurrent:
             own, states = states[: len(layer.state_size)], states[len(layer.state_size) :]
             x, own = layer.cell(x, own)
-            after += own
+            after += keras.tree.flatten(own)  # a cell of one state may return it bare
         return x, after
 
     def logits(self, x: Tensor) -> Tensor:

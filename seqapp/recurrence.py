@@ -22,7 +22,8 @@ class Recurrence(keras.layers.RNN):
         if recurrent_dropout and not hasattr(cell, "recurrent_mask"):
             raise ValueError(
                 f"Dropout on the recurrence needs a cell with a recurrent_mask, and {type(cell).__name__} has none: "
-                f"derive it from seqapp.cells.Cell or set recurrent_dropout to 0. Received: {recurrent_dropout}"
+                "derive it from seqapp.cells.Cell, or set recurrent_dropout to 0 (--recurrent-dropout 0). "
+                f"Received: {recurrent_dropout}"
             )
         kwargs = {**kwargs, "return_sequences": True, "return_state": True}
         super().__init__(cell, **kwargs)
@@ -30,7 +31,9 @@ class Recurrence(keras.layers.RNN):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
-        short = (sequences.shape[1] or UNROLLED + 1) <= UNROLLED and hasattr(self.cell, "recur")
+        short = (
+            (sequences.shape[1] or UNROLLED + 1) <= UNROLLED and hasattr(self.cell, "project") and hasattr(self.cell, "recur")
+        )
         dropped = training and self.recurrent_dropout
         if dropped:
             ones = ops.ones_like(initial_state[0])

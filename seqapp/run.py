@@ -130,7 +130,11 @@ def write_json(path: Path, content: Any) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path of the same suffix that takes the place of `path` at once, and only if nothing went wrong."""
     temporary, old = path.with_name(f".partial-{path.name}"), path.with_name(f".old-{path.name}")
-    remove(temporary)  # a process that was killed may have left one
+    if old.exists() and not path.exists():  # a process was killed between the two renames below
+        old.rename(path)
+    remove(temporary)
+    new = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
         if path.is_dir():  # a directory cannot be renamed over another
@@ -138,7 +142,13 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         remove(temporary)
-        remove(old)
+        if path.exists():
+            remove(old)
+        elif old.exists():
+            old.rename(path)
+        else:
+            for folder in new:
+                folder.rmdir()
 
 
 def remove(path: Path) -> None:

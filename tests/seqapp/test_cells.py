@@ -1,0 +1,272 @@
+"""Every cell against its equations in NumPy, finite differences, and Keras's own cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from seqapp.cells import CELLS, Cell
+from seqapp.config import CELL_NAMES
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Step = Callable[[Array, list[Array], list[Array], Array], list[Array]]
+B, F, U = 5, 3, 4
+
+
+def sigmoid(x: Array) -> Array:
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": sigmoid,
+    "linear": lambda x: x,
+    "silu": lambda x: x * sigmoid(x),
+    "softsign": lambda x: x / (1 + np.abs(x)),
+}
+
+
+def plain_step(activation: str) -> Step:
+    def step(x: Array, states: list[Array], weights: list[Array], mask: Array) -> list[Array]:
+        w, b = weights
+        return [ACTIVATIONS[activation](np.concatenate([states[0] * mask, x], axis=1) @ w + b)]
+
+    return step
+
+
+def gate(number: int, x: Array, h: Array, w: Array, r: Array, b: Array) -> Array:
+    """One gate's sum, from its columns of the kernels."""
+    columns = slice(number * U, (number + 1) * U)
+    return x @ w[:, columns] + h @ r[:, columns] + b[columns]
+
+
+def lstm_step(x: Array, states: list[Array], weights: list[Array], mask: Array) -> list[Array]:
+    h, c = states
+    i, f, g, o = (gate(n, x, h * mask, *weights) for n in range(4))
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return [sigmoid(o) * np.tanh(c), c]
+
+
+def cifg_step(x: Array, states: list[Array], weights: list[Array], mask: Array) -> list[Array]:
+    h, c = states
+    i, g, o = (gate(n, x, h * mask, *weights) for n in range(3))
+    c = (1 - sigmoid(i)) * c + sigmoid(i) * np.tanh(g)
+    return [sigmoid(o) * np.tanh(c), c]
+
+
+def gru_step(x: Array, states: list[Array], weights: list[Array], mask: Array) -> list[Array]:
+    (h,), (w, r, (b, s)) = states, weights
+    z = sigmoid(gate(0, x, h * mask, w, r, b + s))
+    reset = sigmoid(gate(1, x, h * mask, w, r, b + s))
+    last = slice(2 * U, 3 * U)
+    g = np.tanh(x @ w[:, last] + b[last] + reset * ((h * mask) @ r[:, last] + s[last]))
+    return [z * h + (1 - z) * g]
+
+
+STEPS: list[tuple[str, dict[str, str], Step]] = [
+    *(("plain", {"activation": name}, plain_step(name)) for name in ACTIVATIONS),
+    ("lstm", {}, lstm_step),
+    ("gru", {}, gru_step),
+    ("cifg", {}, cifg_step),
+]
+NAMES = ["-".join([name, *options.values()]) for name, options, _ in STEPS]
+
+
+def random_cell(name: str, seed: int = 0, **options: Any) -> Cell:
+    cell = CELLS[name](U, dtype="float64", **options)
+    cell.build((None, F))
+    rng = np.random.default_rng(seed)
+    cell.set_weights([rng.normal(size=weight.shape) for weight in cell.get_weights()])
+    return cell
+
+
+def arguments(cell: Cell, seed: int = 1) -> tuple[Array, list[Array]]:
+    """Inputs and states far from 0, as they are in a trained model."""
+    rng = np.random.default_rng(seed)
+    return 2 * rng.normal(size=(B, F)), [3 * rng.normal(size=(B, size)) for size in cell.state_size]
+
+
+def test_the_names_of_the_cells() -> None:
+    assert list(CELLS) == list(CELL_NAMES)
+
+
+@pytest.mark.parametrize(("name", "options", "step"), STEPS, ids=NAMES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_step_equals_numpy(name: str, options: dict[str, str], step: Step, masked: bool) -> None:
+    cell = random_cell(name, **options)
+    x, states = arguments(cell)
+    mask = np.random.default_rng(2).choice([0.0, 2.0], (B, U)) if masked else np.ones((B, U))
+    cell.recurrent_mask = mask if masked else None
+    output, after = cell(x, states)
+    expected = step(x, states, cell.get_weights(), mask)
+    assert len(after) == len(expected) == len(cell.state_size)
+    np.testing.assert_allclose(output, expected[0], rtol=1e-12, atol=1e-14)
+    for state, wanted in zip(after, expected, strict=True):
+        np.testing.assert_allclose(state, wanted, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("name", "options"), [(name, options) for name, options, _ in STEPS], ids=NAMES)
+def test_gradients_equal_finite_differences(name: str, options: dict[str, str]) -> None:
+    cell = random_cell(name, **options)
+    x, states = arguments(cell)
+    rng = np.random.default_rng(3)
+    # Different random factors for the output and every state: no error of one can hide in another.
+    factors = [rng.normal(size=(B, size)) for size in (cell.output_size, *cell.state_size)]
+    given = [x, *states]
+
+    def loss(values: list[Any]) -> Any:
+        output, after = cell(values[0], values[1:])
+        return sum(tf.reduce_sum(part * factor) for part, factor in zip((output, *after), factors, strict=True))
+
+    inputs = [tf.Variable(value) for value in given]
+    variables = [weight.value for weight in cell.trainable_weights]
+    with tf.GradientTape() as tape:
+        result = loss([tf.identity(v) for v in inputs])
+    gradients = tape.gradient(result, [*variables, *inputs])
+    for variable, gradient in zip([*variables, *inputs], gradients, strict=True):
+        before, small = variable.numpy(), 1e-6
+        numeric = np.zeros_like(before)
+        for place in np.ndindex(before.shape):
+            ends = []
+            for sign in (1, -1):
+                moved = before.copy()
+                moved[place] += sign * small
+                variable.assign(moved)
+                ends.append(float(loss([tf.identity(v) for v in inputs])))
+            numeric[place] = (ends[0] - ends[1]) / (2 * small)
+        variable.assign(before)
+        np.testing.assert_allclose(gradient, numeric, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_projecting_first_is_the_same_step(name: str) -> None:
+    cell = random_cell(name)
+    x, states = arguments(cell)
+    output, after = cell.recur(cell.project(x), states)
+    whole, whole_after = cell(x, states)
+    np.testing.assert_array_equal(output, whole)
+    np.testing.assert_array_equal(after, whole_after)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_projecting_a_whole_sequence_projects_each_timestep(name: str) -> None:
+    cell = random_cell(name)
+    x = np.random.default_rng(0).normal(size=(B, 7, F))
+    whole = cell.project(x)
+    for t in range(7):
+        np.testing.assert_allclose(whole[:, t], cell.project(x[:, t]), rtol=1e-12)
+
+
+def test_the_first_rows_of_the_plain_kernel_act_on_the_state() -> None:
+    cell = random_cell("plain", activation="linear")
+    kernel, bias = cell.get_weights()
+    assert kernel.shape == (U + F, U)
+    x, (h,) = arguments(cell)
+    np.testing.assert_allclose(cell(x, [0 * h])[0], x @ kernel[U:] + bias)
+    np.testing.assert_allclose(cell(0 * x, [h])[0], h @ kernel[:U] + bias)
+
+
+def test_the_plain_kernel_starts_orthogonal_over_the_state() -> None:
+    cell = CELLS["plain"](6)
+    cell.build((None, 3))
+    recurrent, inputs = np.split(np.asarray(cell.kernel), [6])
+    np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(6), atol=1e-5)
+    assert inputs.std() > 0
+    assert np.abs(inputs).max() <= np.sqrt(6 / (3 + 6)) + 1e-6
+
+
+KERAS_CELLS: list[tuple[str, type[Any], type[Any], dict[str, Any]]] = [
+    ("lstm", keras.layers.LSTMCell, keras.layers.LSTM, {}),
+    ("gru", keras.layers.GRUCell, keras.layers.GRU, {"reset_after": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "theirs", "layer", "options"), KERAS_CELLS, ids=["lstm", "gru"])
+def test_step_equals_that_of_keras(name: str, theirs: type[Any], layer: type[Any], options: dict[str, Any]) -> None:
+    cell = random_cell(name)
+    other = theirs(U, dtype="float64", **options)
+    other.build((None, F))
+    other.set_weights(cell.get_weights())
+    x, states = arguments(cell)
+    (output, after), (wanted, wanted_after) = cell(x, states), other(x, states)
+    np.testing.assert_allclose(output, wanted, rtol=1e-12)
+    np.testing.assert_allclose(after, wanted_after, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "theirs", "layer", "options"), KERAS_CELLS, ids=["lstm", "gru"])
+def test_layer_equals_that_of_keras(name: str, theirs: type[Any], layer: type[Any], options: dict[str, Any]) -> None:
+    cell = random_cell(name)
+    ours = keras.layers.RNN(cell, return_sequences=True, return_state=True, dtype="float64")
+    other = layer(U, return_sequences=True, return_state=True, dtype="float64", **options)
+    other.build((None, None, F))
+    other.set_weights(cell.get_weights())
+    x = np.random.default_rng(4).normal(size=(B, 9, F))
+    _, states = arguments(cell)
+    for part, wanted in zip(ours(x, initial_state=states), other(x, initial_state=states), strict=True):
+        np.testing.assert_allclose(part, wanted, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("name", "options"), [(name, options) for name, options, _ in STEPS], ids=NAMES)
+def test_config_round_trip(name: str, options: dict[str, str]) -> None:
+    cell = random_cell(name, **options)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(cell))
+    assert type(copy) is type(cell)
+    assert copy.get_config() == cell.get_config()
+    copy.set_weights(cell.get_weights())
+    x, states = arguments(cell)
+    np.testing.assert_array_equal(copy(x, states)[0], cell(x, states)[0])
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_initial_state_is_zero(name: str) -> None:
+    cell = CELLS[name](U)
+    states = cell.get_initial_state(batch_size=2)
+    assert [tuple(state.shape) for state in states] == [(2, size) for size in cell.state_size]
+    assert not any(np.asarray(state).any() for state in states)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("units", [0, -1])
+def test_a_cell_without_units_is_refused(name: str, units: int) -> None:
+    with pytest.raises(ValueError, match=f"at least 1 unit. Received: units={units}"):
+        CELLS[name](units)
+
+
+def test_an_unknown_activation_is_refused() -> None:
+    with pytest.raises(ValueError, match="tahn"):
+        CELLS["plain"](3, activation="tahn")
+
+
+def test_a_cell_must_define_recur() -> None:
+    with pytest.raises(NotImplementedError, match=r"Cell must define recur\(projected, states\)"):
+        Cell(3).recur(np.zeros((1, 3)), [np.zeros((1, 3))])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("plain", [0, 0]),
+        ("lstm", [0, 0, 1, 1, 0, 0, 0, 0]),
+        ("gru", [[0] * 6, [0] * 6]),
+        ("cifg", [-1, -1, 0, 0, 0, 0]),
+    ],
+)
+def test_first_biases(name: str, expected: list[Any]) -> None:
+    cell = CELLS[name](2)
+    cell.build((None, F))
+    np.testing.assert_array_equal(cell.bias, expected)
+
+
+def test_the_first_biases_keep_as_much_of_the_state() -> None:
+    """The coupled gate begins where the forget gate does."""
+    lstm, cifg = (CELLS[name](U) for name in ("lstm", "cifg"))
+    for cell in (lstm, cifg):
+        cell.build((None, F))
+    forget, write = np.asarray(lstm.bias)[U : 2 * U], np.asarray(cifg.bias)[:U]
+    np.testing.assert_allclose(sigmoid(forget), 1 - sigmoid(write), rtol=1e-6)

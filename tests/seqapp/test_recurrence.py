@@ -1,0 +1,191 @@
+"""The layer that drives a cell, and its dropout on the recurrence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from seqapp.cells import CELLS, Cell, GRUCell, LSTMCell, States
+from seqapp.recurrence import UNROLLED, Recurrence
+
+B, T, F, U = 6, 7, 3, 8
+
+
+class Mirror(Cell):
+    """Returns the mask it works under; its state stays as it is."""
+
+    def build(self, input_shape: Any) -> None:
+        self.built = True
+
+    def project(self, x: Any) -> Any:
+        return x
+
+    def recur(self, projected: Any, states: States) -> tuple[Any, States]:
+        return self.masked(ops.ones_like(states[0])), list(states)
+
+
+def inputs(timesteps: int = T) -> Any:
+    return np.random.default_rng(0).normal(size=(B, timesteps, F)).astype(np.float32)
+
+
+def states_for(cell: Any) -> list[Any]:
+    rng = np.random.default_rng(1)
+    return [2 * rng.normal(size=(B, size)).astype(np.float32) for size in cell.state_size]
+
+
+def randomized(cell: Cell) -> Cell:
+    cell.build((None, F))
+    rng = np.random.default_rng(2)
+    cell.set_weights([rng.normal(size=weight.shape) for weight in cell.get_weights()])
+    return cell
+
+
+def mask_of(seed: int, rate: float = 0.5, training: bool = True, timesteps: int = T) -> Any:
+    """The masks (B, T, U) that a layer with this seed works under."""
+    return np.asarray(Recurrence(Mirror(U), rate, seed=seed)(inputs(timesteps), training=training)[0])
+
+
+# A window that the layer unrolls in training, and one that it loops over.
+@pytest.mark.parametrize("timesteps", [T, UNROLLED + 1])
+def test_one_mask_for_all_timesteps(timesteps: int) -> None:
+    mask = mask_of(seed=1, timesteps=timesteps)
+    assert set(np.unique(mask)) == {0.0, 2.0}
+    np.testing.assert_array_equal(mask, np.repeat(mask[:, :1], timesteps, axis=1))
+    assert len(np.unique(mask[:, 0], axis=0)) == B, "each row has a mask of its own"
+
+
+def test_the_rate_is_that_of_what_is_hidden() -> None:
+    mask = np.asarray(Recurrence(Mirror(2000), 0.2, seed=0)(inputs(), training=True)[0])
+    assert np.mean(mask == 0) == pytest.approx(0.2, abs=0.02)
+    np.testing.assert_allclose(mask[mask != 0], 1.25, rtol=1e-6)
+
+
+def test_no_mask_outside_training() -> None:
+    np.testing.assert_array_equal(mask_of(seed=1, training=False), 1.0)
+
+
+def test_no_mask_without_a_rate() -> None:
+    np.testing.assert_array_equal(mask_of(seed=1, rate=0.0), 1.0)
+
+
+def test_a_seed_gives_the_same_masks() -> None:
+    np.testing.assert_array_equal(mask_of(seed=4), mask_of(seed=4))
+    assert (mask_of(seed=4) != mask_of(seed=5)).any()
+
+
+def test_each_pass_has_a_new_mask() -> None:
+    layer = Recurrence(Mirror(U), 0.5, seed=4)
+    assert (np.asarray(layer(inputs(), training=True)[0]) != np.asarray(layer(inputs(), training=True)[0])).any()
+
+
+def test_states_are_not_masked() -> None:
+    layer, state = Recurrence(Mirror(U), 0.5, seed=4), np.full((B, U), 3.0, np.float32)
+    np.testing.assert_array_equal(layer(inputs(), initial_state=[state], training=True)[1], state)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("timesteps", [T, UNROLLED + 1])
+def test_dropout_hides_the_state_from_the_recurrent_product_alone(name: str, timesteps: int) -> None:
+    cell = randomized(CELLS[name](U))
+    x, states = inputs(timesteps), states_for(cell)
+    output, *after = Recurrence(cell, 0.5, seed=9)(x, initial_state=states, training=True)
+    cell.recurrent_mask = mask_of(seed=9)[:, 0]
+    for t in range(timesteps):
+        h, states = cell(x[:, t], states)
+        np.testing.assert_allclose(output[:, t], h, rtol=1e-4, atol=1e-5)
+    for state, wanted in zip(after, states, strict=True):
+        np.testing.assert_allclose(state, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_mask_is_gone_after_the_pass(name: str) -> None:
+    cell = randomized(CELLS[name](U))
+    layer = Recurrence(cell, 0.5, seed=1)
+    before = layer(inputs())[0]
+    layer(inputs(), training=True)
+    assert cell.recurrent_mask is None
+    np.testing.assert_array_equal(layer(inputs())[0], before)
+
+
+def test_the_mask_is_gone_after_a_failure() -> None:
+    class Broken(Mirror):
+        def recur(self, projected: Any, states: States) -> tuple[Any, States]:
+            raise RuntimeError("broken")
+
+    cell = Broken(U)
+    layer = Recurrence(cell, 0.5)
+    with pytest.raises(RuntimeError, match="broken"):
+        layer(inputs(), training=True)
+    assert cell.recurrent_mask is None
+
+
+def test_a_cell_that_knows_no_mask_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs a cell with a recurrent_mask, and LSTMCell has none.*Received: 0.5"):
+        Recurrence(keras.layers.LSTMCell(U), 0.5)
+    Recurrence(keras.layers.LSTMCell(U))
+
+
+def test_returns_all_outputs_and_the_last_states() -> None:
+    cell = randomized(LSTMCell(U))
+    output, h, c = Recurrence(cell)(inputs())
+    assert tuple(output.shape) == (B, T, U)
+    assert tuple(h.shape) == tuple(c.shape) == (B, U)
+    np.testing.assert_array_equal(output[:, -1], h)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("timesteps", [1, T])
+def test_training_is_the_same_network(name: str, timesteps: int) -> None:
+    """Outputs, states and gradients of the unrolled window equal those of the loop."""
+    cell = randomized(CELLS[name](U))
+    layer, x, states = Recurrence(cell), inputs(timesteps), states_for(cell)
+    results = []
+    for training in (False, True):
+        given = [tf.constant(value) for value in (x, *states)]
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            output, *after = layer(given[0], initial_state=given[1:], training=training)
+            loss = sum(tf.reduce_sum(part**2) for part in (output, *after))
+        gradients = tape.gradient(loss, [*(weight.value for weight in cell.trainable_weights), *given])
+        results.append([output, *after, *gradients])
+    for looped, unrolled in zip(*results, strict=True):
+        assert np.abs(looped).max() > 1e-3
+        np.testing.assert_allclose(unrolled, looped, rtol=1e-3, atol=1e-3)
+
+
+def test_training_is_the_same_network_backwards() -> None:
+    layer = Recurrence(randomized(LSTMCell(U)), go_backwards=True)
+    forward = Recurrence(layer.cell)(inputs())[0]
+    assert np.abs(layer(inputs())[0] - forward).max() > 0.1
+    np.testing.assert_allclose(layer(inputs(), training=True)[0], layer(inputs())[0], rtol=1e-4, atol=1e-5)
+
+
+def test_training_is_the_same_network_where_a_cell_has_its_own_call() -> None:
+    class Doubled(GRUCell):
+        def call(self, inputs: Any, states: States) -> tuple[Any, States]:
+            return super().call(2 * inputs, states)
+
+    layer = Recurrence(randomized(Doubled(U)))
+    np.testing.assert_allclose(layer(inputs(), training=True)[0], layer(inputs())[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_mask_is_heeded_in_training() -> None:
+    layer, mask = Recurrence(randomized(LSTMCell(U))), np.arange(T) < 4
+    rows = np.tile(mask, (B, 1))
+    np.testing.assert_allclose(layer(inputs(), mask=rows, training=True)[1], layer(inputs()[:, :4])[1], rtol=1e-4, atol=1e-5)
+
+
+def test_config_round_trip() -> None:
+    layer = Recurrence(randomized(GRUCell(U)), 0.25, name="upper")
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert isinstance(copy, Recurrence)
+    assert copy.get_config() == layer.get_config()
+    assert (copy.recurrent_dropout, copy.return_sequences, copy.return_state) == (0.25, True, True)
+    copy.build((None, None, F))
+    copy.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(copy(inputs())[0], layer(inputs())[0])
