@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.python.xla import dynamic_update_slice
 
 from export.spec import SEQUENCE, STEP, Signature, Spec
+from seqapp.cells import by_halves
 
 Tensor = Any
 States = list[Any]
@@ -76,8 +77,7 @@ def _layers(model: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
 
 def _loop(cell: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
     """A cell over x (B, T, F): the input half of the product at once, where the cell has it apart; the rest step by step."""
-    split = hasattr(cell, "project") and hasattr(cell, "recur")
-    once, step = (cell.project, cell.recur) if split else (lambda x: x, cell)
+    once, step = (cell.project, cell.recur) if by_halves(cell) else (lambda x: x, cell)
     prepared = once(x)
 
     def body(k: Tensor, states: States) -> tuple[Tensor, States]:

@@ -217,4 +217,9 @@ class CIFGCell(Cell):
         return h, [h, c]
 
 
+def by_halves(cell: Any) -> bool:
+    """Whether a cell's step is `recur(project(x), states)` and nothing else: a whole sequence may then be projected first."""
+    return getattr(type(cell), "call", None) is Cell.call
+
+
 CELLS: dict[str, type[Cell]] = {"plain": PlainCell, "lstm": LSTMCell, "gru": GRUCell, "cifg": CIFGCell}

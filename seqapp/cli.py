@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from seqapp.errors import USAGE, need
+from seqapp.errors import USAGE, UsageError, need
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,10 +40,11 @@ def need_keras(modules: list[str]) -> None:
     with _quiet_stderr():
         for module in ("tensorflow", "keras"):
             need(module, "train")
-    # A cell of one's own may lie in the folder where the command is typed, as with python -m.
-    sys.path.insert(0, str(Path.cwd()))
     for module in modules:
-        need(module, "train")
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise UsageError(f"--import {module} does not work ({error}): run the command where the module is.") from None
 
 
 @contextmanager

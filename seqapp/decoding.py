@@ -28,8 +28,8 @@ class Sampling:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature must be at least 0. Received: {self.temperature}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be at least 0 and finite. Received: {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1. Received: {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -43,7 +43,8 @@ class Sampling:
         order = np.argsort(-scores, kind="stable")
         if self.temperature == 0:
             return np.eye(1, len(scores), order[0])[0]
-        p = np.exp(log_softmax(scores / self.temperature))
+        with np.errstate(over="ignore"):  # of the smallest temperatures
+            p = np.exp(log_softmax((scores - scores.max()) / self.temperature))
         keep = len(p) if self.top_k is None else self.top_k
         if self.top_p is not None:
             ranked = p[order] / p[order[:keep]].sum()
@@ -71,6 +72,8 @@ def sample(
 
 def beam(model: Stepper, prompt: Sequence[int], length: int, width: int, banned: Collection[int] = ()) -> list[int]:
     """The most likely continuation of `length` tokens that a beam of `width` finds; width 1 is greedy."""
+    if width < 1:
+        raise ValueError(f"width must be at least 1. Received: {width}")
     logits, states = model.sequence(np.array([prompt], np.int32), model.initial_states(1))
     last, scores = logits[:, -1], np.zeros(1)
     found = np.zeros((1, 0), np.int32)

@@ -41,6 +41,7 @@ class Progress:
     epoch_nats: float = 0.0
     best: float | None = None
     best_epoch: int = 0
+    random: list[list[int]] = field(default_factory=list)
     history: list[records.Row] = field(default_factory=list)
     curve: list[records.Row] = field(default_factory=list)
 
@@ -205,12 +206,20 @@ class Trainer(keras.callbacks.Callback):
 
     def save(self) -> None:
         """Writes a checkpoint: weights, optimizer, carried states, random states and progress, or leaves the one before."""
-        now = dataclasses.replace(self.progress, seconds=self.elapsed)
+        if not all(np.isfinite(weight).all() for weight in self.core.get_weights()):
+            self.diverged()
+        random = [np.asarray(state).tolist() for state in self.random_states]
+        now = dataclasses.replace(self.progress, seconds=self.elapsed, random=random)
         with replacing(self.checkpoint) as temporary:
             temporary.mkdir()
             self.carried.save_weights(temporary / "weights.weights.h5")
             write_json(temporary / "progress.json", dataclasses.asdict(now))
         self.saved = time.monotonic()
+
+    @property
+    def random_states(self) -> list[Any]:
+        """Of dropout and of the resets: Keras saves them with no weights."""
+        return [variable for variable in self.carried.variables if variable.name == "seed_generator_state"]
 
     def restore(self) -> None:
         """Takes up training where the last checkpoint left it.
@@ -221,6 +230,8 @@ class Trainer(keras.callbacks.Callback):
         try:
             self.carried.load_weights(self.checkpoint / "weights.weights.h5")
             self.progress = Progress(**read_json(self.checkpoint / "progress.json"))
+            for variable, state in zip(self.random_states, self.progress.random, strict=True):
+                variable.assign(np.array(state, np.uint32))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UsageError(f"{self.checkpoint} cannot be resumed from ({error}): start again with --overwrite.") from None
 

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from seqapp.cells import by_halves
+
 UNROLLED = 64  # timesteps; a longer window would take too long to trace
 
 
@@ -31,9 +33,7 @@ class Recurrence(keras.layers.RNN):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
-        short = (
-            (sequences.shape[1] or UNROLLED + 1) <= UNROLLED and hasattr(self.cell, "project") and hasattr(self.cell, "recur")
-        )
+        short = (sequences.shape[1] or UNROLLED + 1) <= UNROLLED and by_halves(self.cell) and not self.go_backwards
         dropped = training and self.recurrent_dropout
         if dropped:
             ones = ops.ones_like(initial_state[0])

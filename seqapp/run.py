@@ -28,8 +28,8 @@ class Run:
     path: Path
 
     @classmethod
-    def open(cls, path: str | Path, modules: list[str] | None = None) -> Run:
-        """A finished run. `modules` are imported first: they define the run's own cells.
+    def open(cls, path: str | Path) -> Run:
+        """A run that has at least one epoch behind it.
 
         Raises:
             UsageError: there is no run, it is of a task without tokens, or its parts do not fit together.
@@ -39,8 +39,6 @@ class Run:
             raise UsageError(f"There is no run directory {path}: give one that seqapp.train made.")
         if not run.config_file.exists():
             raise UsageError(f"{path} is no run directory, it has no config.json: give one that seqapp.train made.")
-        for module in modules or []:
-            need(module, "train")
         if not run.model_file.exists():
             raise UsageError(f"{path} holds no model.keras, its training is not finished: go on with --run {path} --resume.")
         return run
@@ -100,6 +98,8 @@ class Run:
         """
         keras = need("keras", "train")
         importlib.import_module("seqapp.model")
+        if not zipfile.is_zipfile(self.model_file):
+            raise UsageError(f"{self.model_file} is damaged (it is no archive): restore it, or train again.")
         try:
             model = keras.saving.load_model(self.model_file, compile=False)
         except (zipfile.BadZipFile, OSError, KeyError, EOFError) as error:
@@ -138,6 +138,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if path.is_dir():  # a directory cannot be renamed over another
+            remove(old)
             path.rename(old)
         temporary.replace(path)
     finally:

@@ -119,8 +119,15 @@ class Vocabulary:
         """
         try:
             content = json.loads(path.read_text("utf-8"))
-            return cls(**{**content, "tokens": tuple(content["tokens"]), "normalization": tuple(content["normalization"])})
+            vocabulary = cls(
+                **{**content, "tokens": tuple(content["tokens"]), "normalization": tuple(content["normalization"])}
+            )
+            if vocabulary.unit not in ("word", "character"):
+                raise ValueError(f"its unit is {vocabulary.unit!r}")
+            # Looked up now: a damaged file is refused here, not in the middle of the work.
+            _ = vocabulary._pattern, vocabulary.unknown_number, vocabulary.end_number
+            return vocabulary
         except FileNotFoundError:
             raise UsageError(f"There is no {path}: a run of a token task keeps its vocabulary there; train again.") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, re.error) as error:
             raise UsageError(f"{path} is not a vocabulary ({error}): train again, or restore the file.") from None

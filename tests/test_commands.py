@@ -73,6 +73,7 @@ def test_train_refuses_bad_data(
         (["--data", "no/such/file"], ("no/such/file", "give a UTF-8 text file")),
         (["--cell", "transformer"], ("--cell", "plain, lstm, gru, cifg", "transformer")),
         (["--cell", "json:Nothing", "--import", "json"], ("no cell json:Nothing",)),
+        (["--cell", "mine:Cell", "--import", "no_such_module"], ("--import no_such_module",)),
         (["--units", "0"], ("--units", "at least 1", "Received: 0")),
         (["--layers", "0"], ("--layers",)),
         (["--cell", "plain", "--activation", "nonsense"], ("nonsense",)),

@@ -201,6 +201,38 @@ def test_a_banned_token_is_left_out_of_the_search(tiny: KerasStepper) -> None:
     assert beam(tiny, [0], 4, 64, banned=[1]) == list(max(every, key=lambda tokens: every[tokens]))
 
 
+class Remembering:
+    """Logits that another past makes quite other ones: the state is a hash of all tokens read."""
+
+    logits = np.random.default_rng(0).normal(0, 2, (1009, 4)).astype(np.float32)
+
+    def initial_states(self, batch_size: int) -> list[Array]:
+        return [np.ones((batch_size, 1))]
+
+    def step(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
+        after = (states[0] * 31 + tokens[:, None]) % 1009
+        return self.logits[after[:, 0].astype(int)], [after]
+
+    def sequence(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
+        logits, after = [], list(states)
+        for column in tokens.T:
+            one, after = self.step(column, after)
+            logits.append(one)
+        return np.stack(logits, axis=1), after
+
+
+@pytest.mark.parametrize("width", [2, 3, 5])
+def test_each_hypothesis_keeps_its_own_states(width: int) -> None:
+    """A beam that reads every hypothesis again from its start finds the same."""
+    model = Remembering()
+    for prompt in ([0], [1, 2], [3], [2, 1]):
+        kept: list[list[int]] = [[]]
+        for _ in range(7):
+            longer = [[*tokens, token] for tokens in kept for token in range(4)]
+            kept = sorted(longer, key=lambda tokens: -total(model, prompt, tokens))[:width]
+        assert beam(model, prompt, 7, width) == kept[0]
+
+
 def test_a_beam_of_one_is_greedy(tiny: KerasStepper) -> None:
     for prompt in ([0], [1, 2], [2, 3, 1]):
         stream = sample(tiny, prompt, GREEDY, np.random.default_rng(0))
