@@ -15,6 +15,7 @@ import numpy as np
 from seqapp import errors
 from seqapp.cli import Parser
 from seqapp.errors import UsageError
+from seqapp.step import Array
 
 SHORT, LONG = 100, 4096
 STEPS = 200
@@ -54,7 +55,7 @@ def measure(bundle: Path, repeats: int) -> str:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
-    from export import manifest, runners
+    from export import manifest
     from export.spec import Spec, State
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -65,32 +66,80 @@ def measure(bundle: Path, repeats: int) -> str:
         content["vocabulary"]["size"],
         tuple(State(i, sizes[s["input"]], s["layer"], s["role"]) for i, s in enumerate(content["states"])),
     )
-    models = {f["path"]: runners.OPENERS[f["format"]](bundle / f["path"], spec) for f in content["files"]}
     tokens = np.random.default_rng(0).integers(0, spec.vocabulary_size, (1, LONG), dtype=np.int32)
-    times: dict[str, dict[str, list[float]]] = {path: {} for path in models}
+    works = {file["path"]: _works(file["format"], bundle / file["path"], spec, tokens) for file in content["files"]}
+    times: dict[str, dict[str, list[float]]] = {path: {} for path in works}
     for turn in range(repeats + 1):
-        for path, model in models.items():
+        for path, work in works.items():
             print(f"round {turn} of {repeats}: {path}", file=sys.stderr)
-            for name, seconds in _round(model, tokens).items():
+            for name, (call, count) in work.items():
+                # The best of a few calls: a call of microseconds is easily disturbed.
+                seconds = min(_seconds(call) for _ in range(max(1, 5 * SHORT // count)))
                 if turn:  # the first is a warm-up
-                    times[path].setdefault(name, []).append(seconds * 1e6)
+                    times[path].setdefault(name, []).append(seconds / count * 1e6)
     return _table(content, times)
 
 
-def _round(model: Any, tokens: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Seconds a token: of single steps, and of sequences of each length."""
+def _works(format: str, path: Path, spec: Any, tokens: Array) -> dict[str, tuple[Callable[[], object], int]]:
+    """What is timed of a file, and how many tokens that is: steps as Python makes them, sequences as the engine alone runs them."""
+    from export import runners
+
+    model = runners.OPENERS[format](path, spec)
     states = model.initial_states(1)
+    call = {"saved_model": _saved_model_call, "tflite": _tflite_call, "onnx": _onnx_call}[format]
 
     def steps() -> None:
         after = states
         for token in tokens[0, :STEPS]:
             _, after = model.step(np.array([token], np.int32), after)
 
-    return {
-        "step": _seconds(steps) / STEPS,
-        "short": min(_seconds(lambda: model.sequence(tokens[:, :SHORT], states)) for _ in range(5)) / SHORT,
-        "long": _seconds(lambda: model.sequence(tokens, states)) / LONG,
-    }
+    def sequence(length: int) -> Callable[[], object]:
+        feed = {s.input: state for s, state in zip(spec.states, states, strict=True)}
+        return call(path, {"tokens": np.ascontiguousarray(tokens[:, :length]), **feed})
+
+    return {"step": (steps, STEPS), "short": (sequence(SHORT), SHORT), "long": (sequence(LONG), LONG)}
+
+
+# One call of `sequence` with its inputs and outputs in place. To hand all logits to Python would cost more than some models do.
+
+
+def _saved_model_call(path: Path, feed: dict[str, Array]) -> Callable[[], object]:
+    import tensorflow as tf
+
+    loaded, tensors = tf.saved_model.load(str(path)), {name: tf.constant(value) for name, value in feed.items()}
+    return lambda: loaded.signatures["sequence"](**tensors)
+
+
+def _tflite_call(path: Path, feed: dict[str, Array]) -> Callable[[], object]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=1)
+    inputs = interpreter.get_signature_runner("sequence").get_input_details()
+    # The interpreter's own methods act on the first graph of the file, which must be the sequence.
+    shapes = {detail["index"]: list(detail["shape_signature"]) for detail in interpreter.get_input_details()}
+    if shapes != {detail["index"]: list(detail["shape_signature"]) for detail in inputs.values()}:
+        raise UsageError(f"{path} does not begin with its sequence graph: make the bundle again with python -m export.")
+    for name, value in feed.items():
+        interpreter.resize_tensor_input(inputs[name]["index"], value.shape)
+    interpreter.allocate_tensors()
+    for name, value in feed.items():
+        interpreter.set_tensor(inputs[name]["index"], value)
+    return interpreter.invoke
+
+
+def _onnx_call(path: Path, feed: dict[str, Array]) -> Callable[[], object]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    binding = session.io_binding()
+    for name, value in feed.items():
+        binding.bind_cpu_input(name, value)
+    for name, value in zip(names, session.run(names, feed), strict=True):
+        binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(value))
+    return lambda: session.run_with_iobinding(binding)
 
 
 def _seconds(work: Callable[[], object]) -> float:

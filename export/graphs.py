@@ -43,7 +43,9 @@ def builtin_functions(model: Any, spec: Spec) -> dict[str, Any]:
 
     def sequence(tokens: Tensor, states: States) -> tuple[Tensor, States]:
         x, states = _in_blocks(scan, width, BLOCKS)(tokens, states)
-        return model.logits(x), states
+        # With the timesteps as rows, one FULLY_CONNECTED adds the bias too; otherwise an ADD goes over all logits again.
+        logits = model.logits(tf.reshape(x, [-1, width]))
+        return tf.reshape(logits, tf.concat([tf.shape(tokens), [model.vocabulary_size]], 0)), states
 
     return {
         STEP: _function(step, spec.signatures[STEP], spec),

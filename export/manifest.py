@@ -78,7 +78,8 @@ def _file(format: str, path: Path, verdict: Verdict) -> dict[str, Any]:
 def _minimum_runtime(format: str, path: Path) -> dict[str, str]:
     """What the file itself says it needs."""
     if format == "tflite":
-        return {"litert": tflite.minimum_runtime(path.read_bytes())}
+        # LiteRT is TensorFlow Lite under its new name; tried with ai-edge-litert 1.0.1 and 2.3.0.
+        return {"tflite": tflite.minimum_runtime(path.read_bytes()), "litert": "1.0"}
     if format == "onnx":
         return {"onnx_opset": str(onnx_graph.OPSET), "onnx_ir": str(onnx_graph.IR_VERSION)}
     return {"tensorflow": metadata.version("tensorflow")}
