@@ -81,7 +81,7 @@ def measure(bundle: Path, repeats: int) -> str:
 
 
 def _works(format: str, path: Path, spec: Any, tokens: Array) -> dict[str, tuple[Callable[[], object], int]]:
-    """What is timed of a file, and how many tokens that is: steps as Python makes them, sequences as the engine alone runs them."""
+    """What is timed of a file, and how many tokens that is: steps as Python makes them, sequences in the engine alone."""
     from export import runners
 
     model = runners.OPENERS[format](path, spec)

@@ -73,6 +73,10 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
+        if not (self.path / "metrics.json").exists():
+            raise UsageError(
+                f"{self.path} holds no metrics.json, its training is not finished: go on with --run {self.path} --resume."
+            )
         return configuration.read_json(self.path / "metrics.json")
 
     def tokens(self, part: str) -> Any:
