@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -103,7 +102,6 @@ class Trainer(keras.callbacks.Callback):
             self.save()
         while not self.finished:
             self.train_epoch()
-        shutil.rmtree(self.checkpoint)
 
     def train_epoch(self) -> None:
         p = self.progress

@@ -43,6 +43,7 @@ def run_job(run: Run, config: Config, resume: bool) -> None:
     say(f"{config.model.cell}, {config.model.layers} × {config.model.units} units: {model.count_params():,} parameters")
     if resume:
         check_same(run, streams)
+        write_json(run.config_file, dataclasses.asdict(config))
     else:
         prepare(run, config, vocabulary, streams)
     trainer = Trainer(run, config.training, model, windows, streams["validation"], vocabulary.end_number)
@@ -59,6 +60,8 @@ def run_job(run: Run, config: Config, resume: bool) -> None:
     records.draw_learning_curve(
         run.path / "learning_curve.png", trainer.progress.history, trainer.progress.curve, report.baselines
     )
+    # Only now is nothing left to resume.
+    shutil.rmtree(trainer.checkpoint)
     print(report.table(config.model.cell))
 
 

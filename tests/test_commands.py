@@ -278,3 +278,31 @@ def test_a_missing_extra_is_named(trained: Callable[..., Run], text_file: Path, 
         assert result.returncode == 2
         assert "error: tensorflow is not installed: it comes with pip install 'seqapp[train]'." in result.stderr
         assert not (tmp_path / "run").exists() and not (tmp_path / "bundle").exists()
+
+
+@pytest.fixture
+def stopped(text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was stopped after its training, before it was measured."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("seqapp.job.evaluate", stop)
+        assert seqapp.train.main(["--run", str(tmp_path / "run"), "--data", str(text_file), *SMALL]) == 130
+    return tmp_path / "run"
+
+
+def test_resume_after_a_stop_between_training_and_measuring(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not (stopped / "metrics.json").exists()
+    capsys.readouterr()
+    refused(capsys, seqapp.train.main(["--run", str(stopped), "--resume", "--units", "9"]), "own settings", "--epochs")
+    assert seqapp.train.main(["--run", str(stopped), "--resume"]) == 0
+    assert (stopped / "metrics.json").exists()
+    assert not (stopped / "checkpoint").exists()
+
+
+def test_resume_may_ask_for_more_epochs(stopped: Path) -> None:
+    assert seqapp.train.main(["--run", str(stopped), "--resume", "--epochs", "2"]) == 0
+    assert Run.open(stopped).config.training.epochs == 2
+    assert Run.open(stopped).metrics["training"]["epochs"] == 2
