@@ -26,6 +26,7 @@ Array = NDArray[np.float32]
 
 OPSET = 17  # the newest that ONNX Runtime 1.13 and later all read
 IR_VERSION = 8
+TABLE = "embeddings"
 ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "softsign": "Softsign", "softplus": "Softplus"}
 
 
@@ -47,8 +48,7 @@ def write_onnx(model: Any, spec: Spec, path: Path) -> None:
         UsageError: a cell has no native operator.
     """
     graph = _Graph()
-    x = graph.add("Transpose", ["tokens"], perm=[1, 0])
-    x = graph.add("Gather", [graph.weight("embeddings", _array(model.embedding.embeddings)), x])
+    x = _embed(graph, model, graph.add("Transpose", ["tokens"], perm=[1, 0]))
     for number, recurrence in enumerate(model.recurrent):
         states = [state for state in spec.states if state.layer == number]
         x = _recurrent(graph, recurrence.cell, number, x, [s.input for s in states], [s.output for s in states])
@@ -147,6 +147,16 @@ def _biases(b: Array) -> Array:
     return np.concatenate([b, np.zeros_like(b)])[None]
 
 
+def _embed(graph: _Graph, model: Any, tokens: str) -> str:
+    """tokens (T, B) -> (T, B, E). A tied table holds the output bias as its last column, which is left out here."""
+    table = _array(model.embedding.embeddings)
+    if not model.tied:
+        return graph.add("Gather", [graph.weight(TABLE, table), tokens])
+    both = np.concatenate([table, _array(model.output_bias)[:, None]], axis=1)
+    x = graph.add("Gather", [graph.weight(TABLE, both), tokens])
+    return graph.add("Slice", [x, graph.integers(0), graph.integers(table.shape[1]), graph.integers(2)])
+
+
 def _recurrent(graph: _Graph, cell: Any, number: int, x: str, inputs: list[str], outputs: list[str]) -> str:
     """x (T, B, F) -> (T, B, U)."""
     form = native(cell)
@@ -164,21 +174,19 @@ def _recurrent(graph: _Graph, cell: Any, number: int, x: str, inputs: list[str],
 
 
 def _logits(graph: _Graph, model: Any, x: str) -> None:
+    """x (B, T, U) -> logits, in one product: the bias is the kernel's last row, and x gets a last column of ones.
+
+    Logits are the largest tensor by far; an addition or a reshape of its own would go over all of them again.
+    """
+    if model.tied and model.projection:
+        x = graph.add("MatMul", [x, graph.weight("projection", _array(model.projection.kernel))])
+    x = graph.add("Pad", [x, graph.integers(0, 0, 0, 0, 0, 1), graph.weight("one", np.ones((), np.float32))])
     if model.tied:
-        if model.projection:
-            x = graph.add("MatMul", [x, graph.weight("projection", _array(model.projection.kernel))])
-        # Gemm multiplies with the transposed embedding as it lies, so the file holds it once; it wants two axes.
-        shape = graph.add("Shape", [x])
-        rows = graph.add("Reshape", [x, graph.integers(-1, model.embedding.output_dim)])
-        bias = graph.weight("output_bias", _array(model.output_bias))
-        flat = graph.add("Gemm", [rows, "embeddings", bias], transB=1)
-        axes = graph.add("Slice", [shape, graph.integers(0), graph.integers(2)])
-        full = graph.add("Concat", [axes, graph.integers(model.vocabulary_size)], axis=0)
-        graph.nodes.append(helper.make_node("Reshape", [flat, full], ["logits"]))
+        kernel = graph.add("Transpose", [TABLE], perm=[1, 0])  # done once, when the engine loads the file
     else:
-        x = graph.add("MatMul", [x, graph.weight("output_kernel", _array(model.output_kernel))])
-        bias = graph.weight("output_bias", _array(model.output_bias))
-        graph.nodes.append(helper.make_node("Add", [x, bias], ["logits"]))
+        rows = [_array(model.output_kernel), _array(model.output_bias)[None]]
+        kernel = graph.weight("output_kernel_and_bias", np.concatenate(rows))
+    graph.nodes.append(helper.make_node("MatMul", [x, kernel], ["logits"]))
 
 
 class _Graph:
