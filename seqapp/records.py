@@ -41,10 +41,8 @@ def draw_learning_curve(path: Path, rows: list[Row], curve: list[Row], baselines
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    axes.plot(
-        [p["seconds"] / 60 for p in curve], [p["training_nats"] for p in curve], linewidth=1, label="training, with dropout"
-    )
-    axes.plot([r["seconds"] / 60 for r in rows], [r["validation_nats"] for r in rows], marker="o", label="validation")
+    for points, name, marker in ((curve, "training", ""), (rows, "validation", "o")):
+        axes.plot([p["seconds"] / 60 for p in points], [p[f"{name}_nats"] for p in points], marker=marker, label=name)
     for i, (name, figures) in enumerate(baselines.items()):
         nats = figures["nats_per_token"]["value"]
         axes.axhline(nats, color="grey", linestyle=(0, (5 - i, 2)), linewidth=1)
