@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
 
+from export.artifact import FORMATS, PRECISIONS, TRAINABLE, check_precisions
 from seqapp import errors
 from seqapp.cli import Parser, add_import_flag, need_keras
 from seqapp.run import Run, check_target
-
-FORMATS = ("saved_model", "tflite", "onnx")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,18 +22,29 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("run", metavar="RUN", help="a run directory that seqapp.train made")
     p.add_argument("--out", metavar="DIR", help="the bundle to make (default: RUN/bundle)")
     p.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS, help="what to write (default: all)")
+    p.add_argument(
+        "--quantize",
+        nargs="+",
+        choices=PRECISIONS,
+        default=(),
+        help="smaller files too, judged by what they lose: dynamic is the advice for TFLite, int8 the one for ONNX",
+    )
+    p.add_argument("--trainable", action="store_true", help="write model.trainable.tflite too, which learns where it runs")
     p.add_argument("--overwrite", action="store_true", help="replace the bundle if it is there")
     add_import_flag(p)
     a = p.parse_args(argv)
-    return errors.run(lambda: command(a.run, a.out, list(a.format), a.overwrite, a.modules))
+    return errors.run(lambda: command(a))
 
 
-def command(path: str, out: str | None, formats: list[str], overwrite: bool, modules: list[str]) -> None:
-    run = Run.open(path)
-    target = Path(out) if out else run.path / "bundle"
-    check_target(target, "--out", "manifest.json", overwrite)
-    need_keras(modules)
-    importlib.import_module("export.bundle").write_bundle(run, target, [f for f in FORMATS if f in formats])
+def command(a: argparse.Namespace) -> None:
+    check_precisions(a.format, a.quantize)
+    run = Run.open(a.run)
+    target = Path(a.out) if a.out else run.path / "bundle"
+    check_target(target, "--out", "manifest.json", a.overwrite)
+    need_keras(a.modules)
+    profiles = [TRAINABLE] if a.trainable else []
+    conversion = importlib.import_module("export.conversion")
+    print(conversion.export_run(run, target, list(a.format), list(a.quantize), profiles))
     print(target)
 
 

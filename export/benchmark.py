@@ -1,17 +1,20 @@
-"""`python -m export.benchmark`: how large and how fast the files of a bundle are, on one thread."""
+"""`python -m export.benchmark`: how large and how fast the files of a bundle are, on one thread, beside Keras's `predict`."""
 
 from __future__ import annotations
 
 import os
-import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from export import reading
+from export.spec import Spec
 from seqapp import errors
 from seqapp.cli import Parser
 from seqapp.errors import UsageError
@@ -19,6 +22,7 @@ from seqapp.step import Array
 
 SHORT, LONG = 100, 4096
 STEPS = 200
+KERAS = "Keras predict"
 BEGIN, END = "<!-- artifacts: begin -->", "<!-- artifacts: end -->"
 
 
@@ -26,78 +30,127 @@ def main(argv: list[str] | None = None) -> int:
     p = Parser(
         prog="python -m export.benchmark",
         description="Times each file of a bundle, batch 1, one thread: microseconds a token of `step`, of `sequence` at "
-        f"{SHORT} timesteps, and how that grows at {LONG:,}. Prints a Markdown table.",
+        f"{SHORT} timesteps, and how that grows at {LONG:,}; and the memory that each takes. Prints a Markdown table.",
     )
     p.add_argument("bundle", metavar="BUNDLE", help="a bundle that python -m export made")
-    p.add_argument("--repeats", type=int, default=7, metavar="N", help="rounds; each figure is a median (default: 7)")
+    p.add_argument("--repeats", type=int, default=7, metavar="N", help="rounds in which the files take turns (default: 7)")
+    p.add_argument("--run", metavar="RUN", help="the run to time Keras's predict of (default: the folder above, if it is one)")
     p.add_argument("--readme", metavar="FILE", help=f"put the table into this file, between {BEGIN} and {END}")
     a = p.parse_args(argv)
-    return errors.run(lambda: command(Path(a.bundle), a.repeats, Path(a.readme) if a.readme else None))
+    return errors.run(lambda: command(Path(a.bundle), a.repeats, a.run and Path(a.run), a.readme and Path(a.readme)))
 
 
-def command(bundle: Path, repeats: int, readme: Path | None) -> None:
-    if not (bundle / "manifest.json").exists():
-        raise UsageError(f"{bundle} is no bundle, it has no manifest.json: make one with python -m export.")
+def command(bundle: Path, repeats: int, run: Path | None, readme: Path | None) -> None:
+    content = reading.read(bundle)
+    spec = reading.spec_of(bundle, content)
     if repeats < 1:
         raise UsageError(f"--repeats must be at least 1. Received: {repeats}")
+    if run and not (run / "model.keras").exists():
+        raise UsageError(f"{run} is no run directory, it has no model.keras: give one that seqapp.train made.")
     if readme and not (readme.is_file() and BEGIN in readme.read_text("utf-8")):
         raise UsageError(f"{readme} has no line {BEGIN}: put one where the table should go, and {END} after it.")
-    table = measure(bundle, repeats)
-    print(table)
+    if run is None and (bundle.resolve().parent / "model.keras").exists():
+        run = bundle.resolve().parent
+    figures = measure(bundle, content, spec, repeats, run)
+    result = "\n".join([*table(content, figures), *remarks(content, figures)])
+    print(result)
     if readme:
         before, _, rest = readme.read_text("utf-8").partition(BEGIN)
         _, _, after = rest.partition(END)
-        readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", "utf-8")
+        readme.write_text(f"{before}{BEGIN}\n{result}\n{END}{after}", "utf-8")
 
 
-def measure(bundle: Path, repeats: int) -> str:
-    """The table, a row for each file. Files take turns in each round, so that a slow moment of the machine meets them all."""
+@dataclass
+class Figures:
+    """Of one file: microseconds a token of `step` and of `sequence` at 100 timesteps, call by call; the ratio of those at
+    4,096, round by round; and the megabytes that the process grew by.
+    """
+
+    step: list[float] = field(default_factory=list)
+    short: list[float] = field(default_factory=list)
+    growth: list[float] = field(default_factory=list)
+    memory: float | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is timed: a step as Python makes it, sequences in the engine alone."""
+
+    step: Callable[[], object]
+    short: Callable[[], object] | None = None
+    long: Callable[[], object] | None = None
+
+
+def measure(bundle: Path, content: dict[str, Any], spec: Spec, repeats: int, run: Path | None) -> dict[str, Figures]:
+    """Files take turns in each round, so that a slow moment of the machine meets them all."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
-    from export import manifest
-    from export.spec import Spec, State
-
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    content = manifest.read(bundle)
-    sizes = {t["name"]: t["shape"][-1] for t in content["signatures"]["step"]["inputs"]}
-    spec = Spec(
-        content["vocabulary"]["size"],
-        tuple(State(i, sizes[s["input"]], s["layer"], s["role"]) for i, s in enumerate(content["states"])),
-    )
-    tokens = np.random.default_rng(0).integers(0, spec.vocabulary_size, (1, LONG), dtype=np.int32)
-    works = {file["path"]: _works(file["format"], bundle / file["path"], spec, tokens) for file in content["files"]}
-    times: dict[str, dict[str, list[float]]] = {path: {} for path in works}
+    rng = np.random.default_rng(0)
+    shape = (1, LONG) if spec.features is None else (1, LONG, spec.features)
+    inputs = rng.integers(0, spec.output_size, shape) if spec.features is None else rng.normal(size=shape)
+    inputs = inputs.astype(spec.input_dtype)
+    works = {file["path"]: _work(file, bundle / file["path"], spec, inputs) for file in content["files"]}
+    if run:
+        works[KERAS] = _keras_work(run, inputs)
+    figures = {path: Figures() for path in works}
     for turn in range(repeats + 1):
         for path, work in works.items():
             print(f"round {turn} of {repeats}: {path}", file=sys.stderr)
-            for name, (call, count) in work.items():
-                # The best of a few calls: a call of microseconds is easily disturbed.
-                seconds = min(_seconds(call) for _ in range(max(1, 5 * SHORT // count)))
-                if turn:  # the first is a warm-up
-                    times[path].setdefault(name, []).append(seconds / count * 1e6)
-    return _table(content, times)
+            found = _round(work)
+            if turn:  # the first is a warm-up
+                figures[path].step += found.step
+                figures[path].short += found.short
+                figures[path].growth += found.growth
+    for file in content["files"]:
+        figures[file["path"]].memory = _memory(bundle, file["path"])
+    return figures
 
 
-def _works(format: str, path: Path, spec: Any, tokens: Array) -> dict[str, tuple[Callable[[], object], int]]:
-    """What is timed of a file, and how many tokens that is: steps as Python makes them, sequences in the engine alone."""
+def _round(work: Work) -> Figures:
+    found = Figures(step=[_microseconds(work.step) for _ in range(STEPS)])
+    if work.short and work.long:
+        found.short = [_microseconds(work.short) / SHORT for _ in range(5)]
+        # The best of them: a call of microseconds is easily disturbed.
+        found.growth = [_microseconds(work.long) / LONG / min(found.short)]
+    return found
+
+
+def _microseconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return (time.perf_counter() - began) * 1e6
+
+
+def _work(file: dict[str, Any], path: Path, spec: Spec, inputs: Array) -> Work:
     from export import runners
 
-    model = runners.OPENERS[format](path, spec)
+    model = runners.OPENERS[file["format"]](path, spec)
     states = model.initial_states(1)
-    call = {"saved_model": _saved_model_call, "tflite": _tflite_call, "onnx": _onnx_call}[format]
 
-    def steps() -> None:
-        after = states
-        for token in tokens[0, :STEPS]:
-            _, after = model.step(np.array([token], np.int32), after)
+    def step() -> None:
+        nonlocal states
+        _, states = model.step(inputs[:, 0], states)
+
+    if "sequence" not in file["signatures"]:
+        return Work(step)
+    call = {"saved_model": _saved_model_call, "tflite": _tflite_call, "onnx": _onnx_call}[file["format"]]
 
     def sequence(length: int) -> Callable[[], object]:
-        feed = {s.input: state for s, state in zip(spec.states, states, strict=True)}
-        return call(path, {"tokens": np.ascontiguousarray(tokens[:, :length]), **feed})
+        feed = {s.input: state for s, state in zip(spec.states, spec.initial_states(1), strict=True)}
+        return call(path, {spec.input: np.ascontiguousarray(inputs[:, :length]), **feed})
 
-    return {"step": (steps, STEPS), "short": (sequence(SHORT), SHORT), "long": (sequence(LONG), LONG)}
+    return Work(step, sequence(SHORT), sequence(LONG))
+
+
+def _keras_work(run: Path, inputs: Array) -> Work:
+    """Keras's `predict` of the trained model, as people call it; it keeps no state between calls."""
+    from seqapp.run import Run
+
+    model = Run.open(run).load_model()
+    return Work(*(lambda n=n: model.predict(inputs[:, :n], verbose=0) for n in (1, SHORT, LONG)))
 
 
 # One call of `sequence` with its inputs and outputs in place. To hand all logits to Python would cost more than some models do.
@@ -141,33 +194,53 @@ def _onnx_call(path: Path, feed: dict[str, Array]) -> Callable[[], object]:
     return lambda: session.run_with_iobinding(binding)
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+def _memory(bundle: Path, path: str) -> float:
+    """Megabytes that a process of its own grows by when it loads a file and uses it."""
+    command = [sys.executable, "-m", "export.memory", str(bundle), path]
+    paths = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+    result = subprocess.run(command, env={**os.environ, **paths}, capture_output=True, text=True, check=True)
+    return float(result.stdout.splitlines()[-1])
 
 
-def _table(content: dict[str, Any], times: dict[str, dict[str, list[float]]]) -> str:
+def table(content: dict[str, Any], figures: dict[str, Figures]) -> list[str]:
+    """Rows of Markdown: medians, with the 95th percentile in parentheses."""
     rows = [
-        f"| file | bytes | operators | largest difference | `step`, µs a token | `sequence`, µs a token at {SHORT} "
-        f"| at {LONG:,}: times that |",
-        "|---|---:|---|---:|---:|---:|---:|",
+        "| file | bytes | memory, MB | largest difference | loses | `step`, µs a token | `sequence`, µs a token at "
+        f"{SHORT} | at {LONG:,}: times that |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for file in content["files"]:
+        found = figures[file["path"]]
         difference = max(entry["largest_difference"] for entry in content["parity"] if entry["file"] == file["path"])
-        operators = ", ".join(file["operators"]) if "operators" in file else "TensorFlow's"
-        step, short, long = (times[file["path"]][name] for name in ("step", "short", "long"))
-        ratios = [b / a for a, b in zip(short, long, strict=True)]
+        loss = next((f"{entry['value']:.2%}" for entry in file.get("losses", {}).values()), "")
         rows.append(
-            f"| {file['path']} | {file['bytes']:,} | {operators} | {difference:.1e} | {_spread(step, '.1f')} "
-            f"| {_spread(short, '.1f')} | {_spread(ratios, '.2f')} |"
+            f"| {file['path']} | {file['bytes']:,} | {found.memory:.1f} | {difference:.1e} | {loss} | {_times(found)} |"
         )
-    return "\n".join(rows)
+    if KERAS in figures:
+        rows.append(f"| {KERAS} | | | | | {_times(figures[KERAS])} |")
+    return rows
+
+
+def remarks(content: dict[str, Any], figures: dict[str, Figures]) -> list[str]:
+    """Which quantized files are slower than the one in float32 of their format."""
+    whole = {file["format"]: file["path"] for file in content["files"] if file["precision"] == "float32"}
+    found = []
+    for file in content["files"]:
+        for name, label in (("step", "`step`"), ("short", "`sequence`")):
+            mine, others = (getattr(figures[path], name) for path in (file["path"], whole[file["format"]]))
+            if file["precision"] != "float32" and mine and np.median(mine) > np.median(others):
+                ratio = np.median(mine) / np.median(others)
+                found.append(f"{file['path']} is slower than {whole[file['format']]}: {label} takes {ratio:.2f} times as long.")
+    return ["", *found] if found else []
+
+
+def _times(found: Figures) -> str:
+    return f"{_spread(found.step, '.1f')} | {_spread(found.short, '.1f')} | {_spread(found.growth, '.2f')}"
 
 
 def _spread(values: list[float], form: str) -> str:
-    """Median (smallest to largest)."""
-    return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+    """Median and 95th percentile."""
+    return f"{np.median(values):{form}} ({np.percentile(values, 95):{form}})" if values else ""
 
 
 if __name__ == "__main__":

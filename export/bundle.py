@@ -1,65 +1,62 @@
-"""A bundle: every format of one run, validated, with vocabulary and manifest, whole or not at all."""
+"""A bundle: files of one model, each validated, with vocabulary and manifest, whole or not at all."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from export import manifest
-from export.onnx_graph import native, write_onnx
-from export.saved_model import write_saved_model
-from export.spec import Spec
-from export.tflite import write_tflite
-from export.validate import Reference, Verdict, validate
+from export.artifact import Artifact
+from export.card import card
+from export.source import Source
+from export.validate import Verdict, validate
 from seqapp.errors import RunFailed
-from seqapp.run import Run, replacing, write_json
-
-WRITERS: dict[str, tuple[str, Callable[[Any, Spec, Path], None]]] = {
-    "saved_model": ("saved_model", write_saved_model),
-    "tflite": ("model.tflite", write_tflite),
-    "onnx": ("model.onnx", write_onnx),
-}
+from seqapp.run import replacing, write_json
 
 
-def write_bundle(run: Run, target: Path, formats: list[str]) -> None:
-    """Writes the bundle `target` of a run and prints a line for each file.
+def write_bundle(source: Source, target: Path, artifacts: list[Artifact]) -> dict[str, Any]:
+    """Writes the bundle `target` and returns its manifest; says on standard error what it is doing.
 
     Raises:
-        UsageError: a format cannot hold the run's cell, or the run is damaged.
+        UsageError: a format cannot hold the model.
         RunFailed: a file is not the trained model; nothing is left behind.
     """
-    vocabulary, model = run.vocabulary, run.load_model()
-    if "onnx" in formats:
-        for layer in model.recurrent:
-            native(layer.cell)
-    reference = Reference(model, vocabulary, run.tokens(run.held_out))
-    perplexity = run.metrics[run.held_out]["perplexity"]["value"]
+    reference = source.reference
+    reference.check_chain()
     with replacing(target) as temporary:
         temporary.mkdir(parents=True)
-        files: dict[str, tuple[Path, Verdict]] = {}
-        for format in formats:
-            name, write = WRITERS[format]
-            print(f"writing and validating {name}", file=sys.stderr, flush=True)
-            write(model, reference.spec, temporary / name)
-            files[format] = temporary / name, validate(format, temporary / name, reference, perplexity)
-        failures = [f"{path.name}: {text}" for path, verdict in files.values() for text in verdict.failures]
+        files: list[tuple[Artifact, Path, Verdict]] = []
+        sizes: dict[str, int] = {}
+        for artifact in artifacts:
+            print(f"writing and validating {artifact.path}", file=sys.stderr, flush=True)
+            path = temporary / artifact.path
+            source.write(artifact, path)
+            whole = sizes.setdefault(artifact.format, path.stat().st_size)  # the first of a format is its file in float32
+            files.append((artifact, path, validate(artifact, path, reference, source.perplexity, whole)))
+        failures = [f"{artifact.path}: {text}" for artifact, _, verdict in files for text in verdict.failures]
         if failures:
             raise RunFailed(f"The export failed its validation, nothing was written. {'; '.join(failures)}")
-        vocabulary.save(temporary / "vocabulary.json")
-        content = manifest.content(run.config.task, reference, files)
+        if source.vocabulary:
+            source.vocabulary.save(temporary / "vocabulary.json")
+        content = manifest.content(source, temporary, files)
         write_json(temporary / "manifest.json", content)
-    print(table(content))
+        (temporary / "README.md").write_text(card(content), "utf-8")
+    return content
 
 
 def table(content: dict[str, Any]) -> str:
     """A line for each file of a manifest, for people."""
-    lines = [f"{'':16}{'bytes':>12}{'largest difference':>20}{'allowed':>10}{'perplexity':>12}"]
+    lines = [f"{'':22}{'bytes':>12}{'largest difference':>20}{'allowed':>10}{'perplexity':>12}{'loses':>10}"]
     for file in content["files"]:
         parity = [entry for entry in content["parity"] if entry["file"] == file["path"]]
-        lines.append(
-            f"{file['path']:16}{file['bytes']:12,}{max(entry['largest_difference'] for entry in parity):20.1e}"
-            f"{parity[0]['tolerance']:10.1e}{file['metrics']['perplexity']['value']:12.3f}"
-        )
+        difference = max(entry["largest_difference"] for entry in parity)
+        allowed = _shown(parity[0]["tolerance"], ".1e")
+        perplexity = _shown(file["metrics"].get("perplexity", {}).get("value"), ".3f")
+        loss = _shown(next((entry["value"] for entry in file.get("losses", {}).values()), None), ".2%")
+        lines.append(f"{file['path']:22}{file['bytes']:12,}{difference:20.1e}{allowed:>10}{perplexity:>12}{loss:>10}")
     return "\n".join(lines)
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

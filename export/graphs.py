@@ -1,4 +1,4 @@
-"""The model's two signatures as TensorFlow functions: for a SavedModel, and for LiteRT's built-in operators."""
+"""The signatures as TensorFlow functions: as Keras runs them, for a SavedModel, and in LiteRT's built-in operators alone."""
 
 from __future__ import annotations
 
@@ -9,56 +9,56 @@ import keras
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python.xla import dynamic_update_slice
 
-from export.spec import SEQUENCE, STEP, Signature, Spec
-from seqapp.cells import by_halves
+from export.network import Network, Recurrent
+from export.spec import PREFILL, SEQUENCE, STEP, Signature, Spec
+from seqapp.cells import States, Tensor, by_halves
 
-Tensor = Any
-States = list[Any]
-Scan = Callable[[Tensor, States], tuple[Tensor, States]]
+Body = Callable[[Tensor, States], tuple[Tensor, States]]
 
 # A loop copies the buffer of its outputs at each iteration, so one loop over T timesteps costs T². Nested loops, the inner one
 # over 32 timesteps, the next over 16 of those, copy about 50 rows a timestep up to T = 4,096, and hardly more beyond.
 BLOCKS = (512, 32)
 
 
-def plain_functions(model: Any, spec: Spec) -> dict[str, Any]:
-    """`step` and `sequence` as Keras runs them."""
-    return {
-        STEP: _function(model.step, spec.signatures[STEP], spec),
-        SEQUENCE: _function(model, spec.signatures[SEQUENCE], spec),
-    }
+def plain_functions(network: Network, spec: Spec) -> dict[str, Any]:
+    """The signatures as Keras runs them."""
+
+    def prefill(x: Tensor, states: States) -> tuple[Tensor, States]:
+        y, states = network.run(Recurrent.whole, x, states)
+        return network.finish(y[:, -1]), states
+
+    return _functions({STEP: network.step, SEQUENCE: network, PREFILL: prefill}, spec)
 
 
-def builtin_functions(model: Any, spec: Spec) -> dict[str, Any]:
-    """`step` and `sequence` without tensor lists, which LiteRT has not built in."""
-    embeddings, width = model.embedding.embeddings.value, model.recurrent[-1].cell.output_size
+def builtin_functions(network: Network, spec: Spec) -> dict[str, Any]:
+    """The signatures without tensor lists, which LiteRT has not built in."""
 
-    def step(tokens: Tensor, states: States) -> tuple[Tensor, States]:
-        # A plain gather: Keras's layer would add three operators for negative numbers.
-        x, states = model.advance(tf.gather(embeddings, tokens), states)
-        return model.logits(x), states
+    def layers(x: Tensor, states: States) -> tuple[Tensor, States]:
+        return network.run(_loop, x, states)
 
-    def scan(tokens: Tensor, states: States) -> tuple[Tensor, States]:
-        return _layers(model, tf.gather(embeddings, tokens), states)
-
-    def sequence(tokens: Tensor, states: States) -> tuple[Tensor, States]:
-        x, states = _in_blocks(scan, width, BLOCKS)(tokens, states)
+    def sequence(x: Tensor, states: States) -> tuple[Tensor, States]:
+        y, states = _in_blocks(layers, network.width, BLOCKS)(x, states)
         # With the timesteps as rows, one FULLY_CONNECTED adds the bias too; otherwise an ADD goes over all logits again.
-        logits = model.logits(tf.reshape(x, [-1, width]))
-        return tf.reshape(logits, tf.concat([tf.shape(tokens), [model.vocabulary_size]], 0)), states
+        result = network.finish(tf.reshape(y, [-1, network.width]))
+        return tf.reshape(result, tf.concat([tf.shape(x)[:2], [spec.output_size]], 0)), states
 
-    return {
-        STEP: _function(step, spec.signatures[STEP], spec),
-        SEQUENCE: _function(sequence, spec.signatures[SEQUENCE], spec),
-    }
+    def prefill(x: Tensor, states: States) -> tuple[Tensor, States]:
+        y, states = _last_of_blocks(layers, x, states, network.width, BLOCKS[-1])
+        return network.finish(y), states
+
+    return _functions({STEP: network.step, SEQUENCE: sequence, PREFILL: prefill}, spec)
 
 
-def _function(body: Callable[[Tensor, States], tuple[Tensor, States]], signature: Signature, spec: Spec) -> Any:
+def _functions(bodies: dict[str, Body], spec: Spec) -> dict[str, Any]:
+    return {name: function(body, spec.signatures[name], spec) for name, body in bodies.items()}
+
+
+def function(body: Body, signature: Signature, spec: Spec) -> Any:
     """A concrete function with the signature's names, its shapes free where the signature names an axis."""
 
-    def named(tokens: Tensor, **given: Tensor) -> dict[str, Tensor]:
-        logits, states = body(tokens, [given[state.input] for state in spec.states])
-        return {"logits": logits, **{state.output: value for state, value in zip(spec.states, states, strict=True)}}
+    def named(**given: Tensor) -> dict[str, Tensor]:
+        result, states = body(given[spec.input], [given[state.input] for state in spec.states])
+        return {spec.output: result, **{state.output: value for state, value in zip(spec.states, states, strict=True)}}
 
     specs = {
         t.name: tf.TensorSpec([None if isinstance(axis, str) else axis for axis in t.shape], t.dtype, name=t.name)
@@ -67,45 +67,72 @@ def _function(body: Callable[[Tensor, States], tuple[Tensor, States]], signature
     return tf.function(named, autograph=False).get_concrete_function(**specs)
 
 
-def _layers(model: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
-    """Embedded tokens (B, T, E), states -> outputs of the last layer (B, T, U), states."""
-    after: States = []
-    for layer in model.recurrent:
-        own, states = states[: len(layer.state_size)], states[len(layer.state_size) :]
-        x, own = _loop(layer.cell, x, own)
-        after += own
-    return x, after
-
-
-def _loop(cell: Any, x: Tensor, states: States) -> tuple[Tensor, States]:
+def _loop(stage: Recurrent, x: Tensor, states: States) -> tuple[Tensor, States]:
     """A cell over x (B, T, F): the input half of the product at once, where the cell has it apart; the rest step by step."""
-    once, step = (cell.project, cell.recur) if by_halves(cell) else (lambda x: x, cell)
-    prepared = once(x)
+    step, prepared = stage.step, x
+    if by_halves(stage.cell):
+        rows = stage.cell.project(tf.reshape(x, [-1, x.shape[-1]]))
+        step, prepared = stage.cell.recur, tf.reshape(rows, tf.concat([tf.shape(x)[:2], [rows.shape[-1]]], 0))
 
     def body(k: Tensor, states: States) -> tuple[Tensor, States]:
         y, after = step(tf.squeeze(tf.slice(prepared, tf.stack([0, k, 0]), [-1, 1, -1]), 1), states)
         return y[:, None], keras.tree.flatten(after)
 
-    return _collect(body, tf.shape(x)[1], 1, tf.shape(x)[:1], cell.output_size, states)
+    return _collect(body, tf.shape(x)[1], 1, tf.shape(x)[:1], stage.width, states)
 
 
-def _in_blocks(scan: Scan, width: int, sizes: tuple[int, ...]) -> Scan:
+def _in_blocks(scan: Body, width: int, sizes: tuple[int, ...]) -> Body:
     """The same scan, run over blocks of at most sizes[0] timesteps, and these over blocks of sizes[1]."""
     if not sizes:
         return scan
     inner, size = _in_blocks(scan, width, sizes[1:]), sizes[0]
 
-    def blocks(tokens: Tensor, states: States) -> tuple[Tensor, States]:
-        timesteps = tf.shape(tokens)[1]
-
+    def blocks(x: Tensor, states: States) -> tuple[Tensor, States]:
         def body(k: Tensor, states: States) -> tuple[Tensor, States]:
-            here = tf.minimum(size, timesteps - k * size)
-            return inner(tf.slice(tokens, tf.stack([0, k * size]), tf.stack([-1, here])), states)
+            return inner(_block(x, k, size), states)
 
-        y, states = _collect(body, (timesteps + size - 1) // size, size, tf.shape(tokens)[:1], width, states)
+        timesteps = tf.shape(x)[1]
+        y, states = _collect(body, _count(timesteps, size), size, tf.shape(x)[:1], width, states)
         return tf.ensure_shape(y[:, :timesteps], [None, None, width]), states
 
     return blocks
+
+
+def _last_of_blocks(scan: Body, x: Tensor, states: States, width: int, size: int) -> tuple[Tensor, States]:
+    """The scan over blocks of at most `size` timesteps: outputs (B, width) of the last timestep alone, and states."""
+
+    def turn(k: Tensor, _: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        y, after = scan(_block(x, k, size), list(states))
+        return k + 1, y[:, -1], *after
+
+    count = _count(tf.shape(x)[1], size)
+    nothing = tf.zeros(tf.stack([tf.shape(x)[0], width]), states[0].dtype)
+    _, y, *after = _while(count, turn, nothing, (None, width), states)
+    return y, after
+
+
+def _count(timesteps: Tensor, size: int) -> Tensor:
+    return (timesteps + size - 1) // size
+
+
+def _block(x: Tensor, k: Tensor, size: int) -> Tensor:
+    """The k-th block of x (B, T, ...) along the time."""
+    here, rest = tf.minimum(size, tf.shape(x)[1] - k * size), len(x.shape) - 2
+    return tf.slice(x, tf.stack([0, k * size] + [0] * rest), tf.stack([-1, here] + [-1] * rest))
+
+
+def _while(
+    count: Tensor, turn: Callable[..., Any], first: Tensor, shape: tuple[int | None, ...], states: States
+) -> list[Tensor]:
+    """`turn(k, value, *states)` for k below count, the value of the given shape from `first` on."""
+    shapes = [(), shape, *((None, state.shape[-1]) for state in states)]
+    result = tf.while_loop(
+        lambda k, *_: k < count,
+        turn,
+        (tf.constant(0), first, *states),
+        shape_invariants=tuple(tf.TensorShape(shape) for shape in shapes),
+    )
+    return list(result)
 
 
 def _collect(
@@ -119,11 +146,5 @@ def _collect(
         return k + 1, dynamic_update_slice(outputs, y, tf.stack([0, k * size, 0])), *after
 
     buffer = tf.zeros(tf.concat([batch, tf.stack([count * size, width])], 0), states[0].dtype)
-    shapes = [(), (None, None, width), *((None, state.shape[-1]) for state in states)]
-    _, outputs, *after = tf.while_loop(
-        lambda k, *_: k < count,
-        turn,
-        (tf.constant(0), buffer, *states),
-        shape_invariants=tuple(tf.TensorShape(shape) for shape in shapes),
-    )
-    return outputs, list(after)
+    _, outputs, *after = _while(count, turn, buffer, (None, None, width), states)
+    return outputs, after

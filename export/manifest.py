@@ -3,43 +3,57 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from export import onnx_graph, tflite
-from export.spec import SEQUENCE, STEP, TensorSpec
-from export.validate import BATCHES, LENGTHS, Reference, Verdict
+import numpy as np
+
+from export import flatbuffer, onnx_graph
+from export.artifact import APP, TRAINABLE, Artifact
+from export.reference import BATCHES, LENGTHS, Reference
+from export.saved_model import graph_names
+from export.source import Source
+from export.spec import Signature, State, TensorSpec
+from export.validate import FLOAT32, Verdict, declared
 from seqapp import __version__
 from seqapp.vocabulary import Vocabulary
 
 PACKAGES = ("tensorflow", "keras", "numpy", "onnx", "onnxruntime", "ai-edge-litert")
 
 
-def content(task: str, reference: Reference, files: dict[str, tuple[Path, Verdict]]) -> dict[str, Any]:
-    """The manifest of a bundle, from the validated files of each format."""
-    spec, vocabulary = reference.spec, reference.vocabulary
+def content(source: Source, folder: Path, files: list[tuple[Artifact, Path, Verdict]]) -> dict[str, Any]:
+    """The manifest of a bundle in `folder`, from its validated files; saves first states that are not one number there."""
+    reference, vocabulary = source.reference, source.vocabulary
+    spec = reference.spec
     return {
-        "task": task,
-        "signatures": {
-            name: {"inputs": [_tensor(t) for t in s.inputs], "outputs": [_tensor(t) for t in s.outputs]}
-            for name, s in spec.signatures.items()
-        },
+        "task": source.task,
+        "description": source.description,
+        "signatures": _signatures(spec.signatures),
         "states": [
-            {"input": s.input, "output": s.output, "layer": s.layer, "role": s.role, "initial": 0.0} for s in spec.states
+            {"input": s.input, "output": s.output, "layer": s.layer, "role": s.role, **_initial(s, folder)} for s in spec.states
         ],
-        "vocabulary": _vocabulary(vocabulary),
-        "files": [_file(format, path, verdict) for format, (path, verdict) in files.items()],
-        "parity": [entry for path, verdict in files.values() for entry in _parity(path, verdict, reference)],
-        "parameters": reference.model.count_params(),
-        "versions": {
-            "seqapp": __version__,
-            **{
-                name: metadata.version(name)
-                for name in ("tensorflow", "keras", "numpy", "onnx", "onnxruntime", "ai-edge-litert")
-            },
-        },
+        **({"vocabulary": _vocabulary(vocabulary, folder / "vocabulary.json")} if vocabulary else {}),
+        "files": [_file(artifact, path, verdict, reference) for artifact, path, verdict in files],
+        "parity": [entry for artifact, _, verdict in files for entry in _parity(artifact, verdict, reference)],
+        "parameters": reference.network.model.count_params(),
+        "versions": {"seqapp": __version__, **{name: metadata.version(name) for name in PACKAGES}},
+    }
+
+
+def _initial(state: State, folder: Path) -> dict[str, Any]:
+    """The number that all units start from, or the file that holds theirs."""
+    if len(set(state.initial)) == 1:
+        return {"initial": state.initial[0]}
+    path = folder / f"state_{state.number}_initial.npy"
+    np.save(path, np.array(state.initial, np.float32))
+    return {"initial": path.name, "sha256": digest(path)}
+
+
+def _signatures(signatures: dict[str, Signature]) -> dict[str, Any]:
+    return {
+        name: {"inputs": [_tensor(t) for t in s.inputs], "outputs": [_tensor(t) for t in s.outputs]}
+        for name, s in signatures.items()
     }
 
 
@@ -47,9 +61,11 @@ def _tensor(tensor: TensorSpec) -> dict[str, Any]:
     return {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
 
 
-def _vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
+def _vocabulary(vocabulary: Vocabulary, path: Path) -> dict[str, Any]:
     return {
-        "path": "vocabulary.json",
+        "path": path.name,
+        "bytes": path.stat().st_size,
+        "sha256": digest(path),
         "size": len(vocabulary),
         "unit": vocabulary.unit,
         "unknown": vocabulary.unknown,
@@ -59,28 +75,41 @@ def _vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
-def _file(format: str, path: Path, verdict: Verdict) -> dict[str, Any]:
+def _file(artifact: Artifact, path: Path, verdict: Verdict, reference: Reference) -> dict[str, Any]:
     entry = {
-        "path": path.name,
-        "format": format,
-        "precision": "float32",
+        "path": artifact.path,
+        "format": artifact.format,
+        "precision": artifact.precision,
         "bytes": sum(file.stat().st_size for file in _files(path)),
         "sha256": digest(path),
-        "signatures": [SEQUENCE] if format == "onnx" else [STEP, SEQUENCE],
-        "minimum_runtime": _minimum_runtime(format, path),
+        "signatures": list(artifact.signatures),
+        "minimum_runtime": _minimum_runtime(artifact, path),
         "metrics": verdict.metrics,
+        "latency": {name: {"value": round(value, 1), "unit": "µs a timestep"} for name, value in verdict.latency.items()},
     }
-    if format != "saved_model":
-        entry["operators"] = tflite.operators(path.read_bytes()) if format == "tflite" else onnx_graph.operators(path)
+    if artifact.profile != APP:
+        entry["profile"] = artifact.profile
+    if artifact.profile == TRAINABLE:
+        entry["own_signatures"] = _signatures(declared(artifact, reference))
+    if verdict.losses:
+        entry["losses"] = {
+            loss.name: {"value": loss.value, "two_standard_errors": loss.uncertainty, "limit": loss.limit, "unit": loss.unit}
+            for loss in verdict.losses
+        }
+    if artifact.format == "saved_model":
+        entry["graph_names"] = graph_names(path)
+    else:
+        count = onnx_graph.operators(path) if artifact.format == "onnx" else flatbuffer.operators(path.read_bytes())
+        entry["operators"] = count
     return entry
 
 
-def _minimum_runtime(format: str, path: Path) -> dict[str, str]:
+def _minimum_runtime(artifact: Artifact, path: Path) -> dict[str, str]:
     """What the file itself says it needs."""
-    if format == "tflite":
-        # LiteRT is TensorFlow Lite under its new name; tried with ai-edge-litert 1.0.1 and 2.3.0.
-        return {"tflite": tflite.minimum_runtime(path.read_bytes()), "litert": "1.0"}
-    if format == "onnx":
+    if artifact.format == "tflite":
+        # LiteRT is TensorFlow Lite under its new name; float files were tried with ai-edge-litert 1.0.1 and 2.3.0.
+        return {"tflite": flatbuffer.minimum_runtime(path.read_bytes()), "litert": "1.0"}
+    if artifact.format == "onnx":
         return {"onnx_opset": str(onnx_graph.OPSET), "onnx_ir": str(onnx_graph.IR_VERSION)}
     return {"tensorflow": metadata.version("tensorflow")}
 
@@ -97,26 +126,21 @@ def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
-def _parity(path: Path, verdict: Verdict, reference: Reference) -> list[dict[str, Any]]:
+def _parity(artifact: Artifact, verdict: Verdict, reference: Reference) -> list[dict[str, Any]]:
     (rounding, state_rounding), (tolerance, state_tolerance) = reference.rounding, reference.tolerances
+    exact = artifact.precision == FLOAT32  # the others are judged by what they lose
     return [
         {
-            "file": path.name,
+            "file": artifact.path,
             "signature": parity.signature,
             "batches": list(BATCHES),
             "lengths": list(LENGTHS),
             "largest_difference": parity.largest_difference,
-            "tolerance": tolerance,
+            "tolerance": tolerance if exact else None,
             "keras_float32_error": rounding,
             "largest_state_difference": parity.largest_state_difference,
-            "state_tolerance": state_tolerance,
+            "state_tolerance": state_tolerance if exact else None,
             "keras_float32_state_error": state_rounding,
         }
         for parity in verdict.parity
     ]
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The manifest of a bundle."""
-    manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text("utf-8"))
-    return manifest

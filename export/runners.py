@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.spec import SEQUENCE, STEP, Spec
+from export.spec import PREFILL, SEQUENCE, STEP, Spec
 from seqapp.errors import need
-from seqapp.step import Array, Stepper
+from seqapp.step import Array
 
 Feed = dict[str, Array]
 
 
 class Runner:
-    """A file's signatures as functions from named arrays to named arrays."""
+    """A file's signatures as functions from named arrays to named arrays: tokens, or features with one more axis, come in.
+
+    A file of `step` alone does the rest step by step.
+    """
 
     def __init__(self, spec: Spec, functions: dict[str, Callable[[Feed], Feed]]) -> None:
         self.spec, self.functions = spec, functions
 
     def initial_states(self, batch_size: int) -> list[Array]:
-        return [np.zeros((batch_size, state.size), np.float32) for state in self.spec.states]
+        return list(self.spec.initial_states(batch_size))
 
     def step(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
         return self._run(STEP, tokens, states)
 
     def sequence(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
-        return self._run(SEQUENCE, tokens, states)
+        if SEQUENCE in self.functions:
+            return self._run(SEQUENCE, tokens, states)
+        results, after = [], list(states)
+        for column in np.swapaxes(tokens, 0, 1):
+            result, after = self.step(column, after)
+            results.append(result)
+        return np.stack(results, 1), after
+
+    def prefill(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
+        """tokens int32 (B, T) and states -> logits float32 (B, V) of the last timestep, and states."""
+        if PREFILL in self.functions:
+            return self._run(PREFILL, tokens, states)
+        result, after = self.sequence(tokens, states)
+        return result[:, -1], after
 
     def _run(self, signature: str, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
         feed = {state.input: np.asarray(value) for state, value in zip(self.spec.states, states, strict=True)}
-        result = self.functions[signature]({"tokens": np.asarray(tokens, np.int32), **feed})
-        return result["logits"], [result[state.output] for state in self.spec.states]
+        result = self.functions[signature]({self.spec.input: np.asarray(tokens, self.spec.input_dtype), **feed})
+        return result[self.spec.output], [result[state.output] for state in self.spec.states]
 
 
-def open_saved_model(path: Path, spec: Spec) -> Stepper:
+def open_saved_model(path: Path, spec: Spec) -> Runner:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
@@ -49,20 +66,27 @@ def open_saved_model(path: Path, spec: Spec) -> Stepper:
 
         return run
 
-    return Runner(spec, {name: function(name) for name in spec.signatures})
+    return Runner(spec, {name: function(name) for name in spec.signatures if name in loaded.signatures})
 
 
-def open_tflite(path: Path, spec: Spec, threads: int = 1) -> Stepper:
+def open_tflite(path: Path, spec: Spec, threads: int = 1) -> Runner:
+    """Threads may share the runner, one at a time in the engine: an interpreter each would cost the memory of each."""
     interpreter = need("ai_edge_litert.interpreter", "litert").Interpreter(str(path), num_threads=threads)
+    lock = threading.Lock()
 
     def function(name: str) -> Callable[[Feed], Feed]:
         signature = interpreter.get_signature_runner(name)
-        return lambda feed: dict(signature(**feed))
 
-    return Runner(spec, {name: function(name) for name in spec.signatures})
+        def run(feed: Feed) -> Feed:
+            with lock:
+                return dict(signature(**feed))
+
+        return run
+
+    return Runner(spec, {name: function(name) for name in spec.signatures if name in interpreter.get_signature_list()})
 
 
-def open_onnx(path: Path, spec: Spec, threads: int = 1) -> Stepper:
+def open_onnx(path: Path, spec: Spec, threads: int = 1) -> Runner:
     runtime = need("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads
@@ -73,13 +97,13 @@ def open_onnx(path: Path, spec: Spec, threads: int = 1) -> Stepper:
         return dict(zip(names, session.run(names, feed), strict=True))
 
     def step(feed: Feed) -> Feed:
-        result = sequence({**feed, "tokens": feed["tokens"][:, None]})
-        return {**result, "logits": result["logits"][:, 0]}
+        result = sequence({**feed, spec.input: feed[spec.input][:, None]})
+        return {**result, spec.output: result[spec.output][:, 0]}
 
     return Runner(spec, {STEP: step, SEQUENCE: sequence})
 
 
-OPENERS: dict[str, Callable[[Path, Spec], Stepper]] = {
+OPENERS: dict[str, Callable[[Path, Spec], Runner]] = {
     "saved_model": open_saved_model,
     "tflite": open_tflite,
     "onnx": open_onnx,

@@ -1,12 +1,16 @@
-"""What an exported model promises, declared before a file is made: converters, validation and manifest share it."""
+"""What an exported model promises, declared before a file is made: converters, validation, manifest and runtime share it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 BATCH, TIME = "batch", "time"
-STEP, SEQUENCE = "step", "sequence"
+STEP, SEQUENCE, PREFILL = "step", "sequence", "prefill"
+TOKENS, FEATURES = "tokens", "features"
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,16 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class State:
-    """One state of one layer, as the signatures name it."""
+    """One state of one layer, as the signatures name it; `initial` (U,) is what it holds before the first timestep."""
 
     number: int
-    size: int
     layer: int
     role: str
+    initial: tuple[float, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.initial)
 
     @property
     def input(self) -> str:
@@ -44,33 +52,52 @@ class Signature:
 
 @dataclass(frozen=True)
 class Spec:
-    """A model of tokens to logits, with its states outside."""
+    """A model of tokens, or of `features` numbers a timestep, to `output_size` numbers, with its states outside."""
 
-    vocabulary_size: int
+    output_size: int
     states: tuple[State, ...]
+    features: int | None = None
+    output: str = "logits"
 
     @classmethod
-    def of(cls, model: Any) -> Spec:
-        """The spec of a `SequenceModel`. States in the order of their layers; the first of each is `h`, a second one `c`."""
+    def of(cls, network: Any) -> Spec:
+        """The spec of an `export.network.Network`: states layer by layer, the first of each `h`, a second one `c`."""
         states: list[State] = []
-        for layer, recurrence in enumerate(model.recurrent):
-            for i, size in enumerate(recurrence.state_size):
+        for layer, stage in enumerate(network.recurrent):
+            for i, value in enumerate(stage.initial_states(1)):
                 role = "hc"[i] if i < 2 else f"state_{i}"
-                states.append(State(len(states), size, layer, role))
-        return cls(model.vocabulary_size, tuple(states))
+                states.append(State(len(states), layer, role, tuple(np.asarray(value, np.float32)[0].tolist())))
+        return cls(network.output_size, tuple(states), network.features, network.output)
+
+    @property
+    def input(self) -> str:
+        return TOKENS if self.features is None else FEATURES
+
+    @property
+    def input_dtype(self) -> str:
+        return "int32" if self.features is None else "float32"
+
+    def initial_states(self, batch_size: int) -> list[NDArray[np.float32]]:
+        """The states (B, U) before the first timestep."""
+        return [np.tile(np.array(state.initial, np.float32), (batch_size, 1)) for state in self.states]
 
     @property
     def signatures(self) -> dict[str, Signature]:
-        return {STEP: self._signature((BATCH,)), SEQUENCE: self._signature((BATCH, TIME))}
+        return {
+            STEP: self._signature((BATCH,), (BATCH,)),
+            SEQUENCE: self._signature((BATCH, TIME), (BATCH, TIME)),
+            PREFILL: self._signature((BATCH, TIME), (BATCH,)),
+        }
 
-    def _signature(self, axes: tuple[str | int, ...]) -> Signature:
+    def _signature(self, inner: tuple[str | int, ...], outer: tuple[str | int, ...]) -> Signature:
+        width = () if self.features is None else (self.features,)
         return Signature(
             inputs=(
-                TensorSpec("tokens", "int32", axes),
+                TensorSpec(self.input, self.input_dtype, (*inner, *width)),
                 *(TensorSpec(state.input, "float32", (BATCH, state.size)) for state in self.states),
             ),
             outputs=(
-                TensorSpec("logits", "float32", (*axes, self.vocabulary_size)),
+                TensorSpec(self.output, "float32", (*outer, self.output_size)),
                 *(TensorSpec(state.output, "float32", (BATCH, state.size)) for state in self.states),
             ),
         )

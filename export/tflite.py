@@ -1,4 +1,4 @@
-"""TFLite (LiteRT): one file, both signatures, built-in operators only, every weight stored once."""
+"""TFLite (LiteRT): one file, all signatures, built-in operators only, every weight once; and its smaller precisions."""
 
 from __future__ import annotations
 
@@ -6,95 +6,55 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import flatbuffers
 import numpy as np
-import tensorflow as tf
-from numpy.typing import NDArray
-from tensorflow.lite.python import schema_py_generated as schema
 
+from export import flatbuffer, quantize
+from export.converter import convert
 from export.graphs import builtin_functions
+from export.network import Network
 from export.saved_model import save
-from export.spec import Spec
-
-IDENTIFIER = b"TFL3"
-BUILTIN = {
-    name: number for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int) and name != "CUSTOM"
-}
+from export.spec import SEQUENCE, STEP, Spec
+from seqapp.errors import need
+from seqapp.step import Array
 
 
-def write_tflite(model: Any, spec: Spec, path: Path) -> None:
-    """Writes the model to the file `path`."""
-    with tempfile.TemporaryDirectory() as folder:
-        save(model, builtin_functions(model, spec), Path(folder))
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(spec.signatures))
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        path.write_bytes(_slim(converter.convert()))
+def float32(network: Network, spec: Spec) -> bytes:
+    """The file with `step`, `sequence` and `prefill`.
 
-
-def read(content: bytes) -> Any:
-    """The flatbuffer of a file as objects."""
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-
-
-def operators(content: bytes) -> dict[str, int]:
-    """How often each operator occurs in all subgraphs of a file; a custom one by its own name."""
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
-    model = read(content)
-    counts: dict[str, int] = {}
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            code = model.operatorCodes[operator.opcodeIndex]
-            # Numbers up to 127 used to be kept in a byte of their own.
-            number = max(code.builtinCode, code.deprecatedBuiltinCode)
-            name = code.customCode.decode() if names[number] == "CUSTOM" else names[number]
-            counts[name] = counts.get(name, 0) + 1
-    return dict(sorted(counts.items()))
-
-
-class _SharingBuilder(flatbuffers.Builder):
-    """Writes equal arrays, above all the shapes of tensors, once, and aligns weights to 16 bytes as the format demands."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
-        self.written: dict[tuple[str, bytes], int] = {}
-
-    def CreateNumpyVector(self, x: NDArray[Any]) -> int:  # noqa: N802
-        content = x.tobytes()
-        key = (x.dtype.str, content)
-        if key not in self.written:
-            self.StartVector(x.itemsize, x.size, 16 if x.dtype == np.uint8 else x.itemsize)
-            self.head: int = self.head - len(content)
-            self.Bytes[self.Head() : self.Head() + len(content)] = content
-            self.written[key] = self.EndVector()
-        return self.written[key]
-
-
-def _slim(content: bytes) -> bytes:
-    """The same model without what no runtime reads: names of inner tensors, empty quantization, a buffer for each tensor.
-
-    Signatures carry their own names. In a small model these are half of everything beside the weights.
+    Raises:
+        RunFailed: TensorFlow's converter cannot translate the model.
     """
-    model = read(content)
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            tensor.name = None
-            if tensor.quantization and tensor.quantization.scale is None:
-                tensor.quantization = None
-            data = model.buffers[tensor.buffer].data
-            if data is None or not len(data):
-                tensor.buffer = 0
-    used = sorted({0, *(t.buffer for g in model.subgraphs for t in g.tensors), *(m.buffer for m in model.metadata or [])})
-    number = {old: new for new, old in enumerate(used)}
-    model.buffers = [model.buffers[old] for old in used]
-    for holder in [*(t for g in model.subgraphs for t in g.tensors), *(model.metadata or [])]:
-        holder.buffer = number[holder.buffer]
-    builder = _SharingBuilder(len(content))
-    builder.Finish(model.Pack(builder), IDENTIFIER)
-    return bytes(builder.Output())
+    with tempfile.TemporaryDirectory() as folder:
+        save(network, builtin_functions(network, spec), Path(folder))
+        model = flatbuffer.read(convert(Path(folder), list(spec.signatures)))
+    return flatbuffer.write(model, first=SEQUENCE)
 
 
-def minimum_runtime(content: bytes) -> str:
-    """The runtime version that a file's operators need, as the converter wrote it."""
-    model = read(content)
-    (buffer,) = [entry.buffer for entry in model.metadata if entry.name == b"min_runtime_version"]
-    return bytes(model.buffers[buffer].data).rstrip(b"\0").decode()
+def quantized(content: bytes, precision: str, spec: Spec, calibration: Array) -> bytes:
+    """A float32 file in the precision `dynamic`, `float16`, or `int8`, which keeps `step` alone and needs `calibration`: inputs
+    (N,) or (N, F) in their order.
+    """
+    if precision == "int8":
+        step = flatbuffer.only(content, STEP)
+        return quantize.int8(step, ranges(step, spec, calibration))
+    return {"dynamic": quantize.dynamic_range, "float16": quantize.float16}[precision](content)
+
+
+def ranges(step: bytes, spec: Spec, inputs: Array) -> quantize.Ranges:
+    """The smallest and largest value of each tensor around a product, over inputs and the states that they lead to."""
+    engine = need("ai_edge_litert.interpreter", "litert")
+    interpreter = engine.Interpreter(
+        model_content=step,
+        experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=engine.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    run = interpreter.get_signature_runner(STEP)
+    found: dict[int, tuple[float, float]] = dict.fromkeys(quantize.product_tensors(step), (np.inf, -np.inf))
+    states: dict[str, Any] = {s.input: v for s, v in zip(spec.states, spec.initial_states(1), strict=True)}
+    for now in inputs:
+        result = run(**{spec.input: np.asarray(now, spec.input_dtype)[None], **states})
+        states = {state.input: result[state.output] for state in spec.states}
+        for index, (low, high) in found.items():
+            values = interpreter.get_tensor(index)
+            found[index] = min(low, float(values.min())), max(high, float(values.max()))
+    return found

@@ -3,40 +3,61 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
-from export import runners
-from export.spec import SEQUENCE, STEP, Spec
-from export.tflite import BUILTIN, operators
-from seqapp.scoring import Metrics, metrics, score
-from seqapp.step import Array, KerasStepper, Stepper, log_softmax
-from seqapp.vocabulary import Vocabulary
+from export import flatbuffer, onnx_graph, quantize, runners, trainable
+from export.artifact import TRAINABLE, Artifact
+from export.reference import BATCHES, CHUNKS, LENGTHS, QUALITY, STEPS, Reference, differences
+from export.runners import Runner
+from export.spec import SEQUENCE, STEP, Signature
+from seqapp.scoring import Metrics, Scores, metrics
+from seqapp.step import Array
 
-TOLERANCE = 1e-5
-ROUNDING_FACTOR = 4
+FLOAT32 = "float32"
 PERPLEXITY_TOLERANCE = 1e-3
-STEPS = 1000
-BATCHES = (1, 3)
-LENGTHS = (1, 7, 100, STEPS)
-CHUNKS = (1, 7, 100, 31, STEPS)  # uneven on purpose; the last takes what is left
+VARIABLES = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")  # state inside the file
 
-FORBIDDEN = ("Flex", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")
+
+@dataclass(frozen=True)
+class Limits:
+    """What a precision may lose.
+
+    Perplexity as a fraction of the model's own, top-1 as a fraction of the targets; where there are no targets, outputs as a
+    fraction of their standard deviation.
+    """
+
+    perplexity: float
+    top_1: float
+    outputs: float
+
+
+LIMITS = {"float16": Limits(0.001, 0.001, 0.005), "dynamic": Limits(0.005, 0.002, 0.05), "int8": Limits(0.02, 0.005, 0.1)}
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far one signature of a file is from the Keras model, in log-probabilities and in states."""
+    """How far one signature of a file is from the Keras model, in log-probabilities (or outputs) and in states."""
 
     signature: str
     largest_difference: float
     largest_state_difference: float
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a file loses against Keras on the same inputs, with two standard errors of it."""
+
+    name: str
+    value: float
+    uncertainty: float
+    limit: float
+    unit: str
 
 
 @dataclass
@@ -46,75 +67,35 @@ class Verdict:
     failures: list[str] = field(default_factory=list)
     parity: list[Parity] = field(default_factory=list)
     metrics: Metrics = field(default_factory=dict)
+    losses: list[Loss] = field(default_factory=list)
+    latency: dict[str, float] = field(default_factory=dict)
 
 
-class Reference:
-    """The trained Keras model on held-out text: what every file must equal.
+def validate(
+    artifact: Artifact, path: Path, reference: Reference, perplexity: float | None = None, largest: int | None = None
+) -> Verdict:
+    """Everything that is wrong with a file, at once.
 
-    Its own distance from the same model in float64 says how far rounding alone carries: the tolerance is 1e-5, or four times
-    that distance where the network amplifies rounding more.
+    `perplexity` is what is known of the model on all the reference's inputs; `largest` the bytes that a quantized file must
+    stay below.
     """
-
-    def __init__(self, model: Any, vocabulary: Vocabulary, stream: Array) -> None:
-        self.model, self.vocabulary, self.stream = model, vocabulary, stream
-        self.spec = Spec.of(model)
-        # Three rows of text that differ; a short text is repeated.
-        rows = max(BATCHES)
-        starts = [row * len(stream) // rows for row in range(rows)]
-        self.tokens = np.stack([np.resize(np.roll(stream, -start), STEPS) for start in starts]).astype(np.int32)
-
-    @cached_property
-    def expected(self) -> tuple[Array, list[Array]]:
-        """Log-probabilities (3, 1000, V) and last states of the tokens, in Keras's float32."""
-        return _probabilities(KerasStepper(self.model), self.tokens, [STEPS])
-
-    @cached_property
-    def rounding(self) -> tuple[float, float]:
-        """Largest distance of Keras in float32 from Keras in float64, in log-probabilities and in states."""
-        return differences(self.expected, _probabilities(KerasStepper(in_float64(self.model)), self.tokens, [STEPS]))
-
-    @property
-    def tolerances(self) -> tuple[float, float]:
-        logs, states = self.rounding
-        return max(TOLERANCE, ROUNDING_FACTOR * logs), max(TOLERANCE, ROUNDING_FACTOR * states)
-
-
-def in_float64(model: Any) -> Any:
-    """A copy of a `SequenceModel` that computes in float64."""
-    before = keras.config.dtype_policy()
-    # Layers that a cell makes for itself follow the global policy.
-    keras.config.set_dtype_policy("float64")
-    try:
-        copy = type(model).from_config(_with_dtype(model.get_config(), "float64"))
-    finally:
-        keras.config.set_dtype_policy(before)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def _with_dtype(config: Any, dtype: str) -> Any:
-    """A configuration with each `dtype` in it, at any depth, replaced."""
-    if isinstance(config, dict):
-        return {key: dtype if key == "dtype" else _with_dtype(value, dtype) for key, value in config.items()}
-    return [_with_dtype(value, dtype) for value in config] if isinstance(config, (list, tuple)) else config
-
-
-def validate(format: str, path: Path, reference: Reference, perplexity: float) -> Verdict:
-    """Everything that is wrong with a file, at once. `perplexity` is the run's own on the held-out stream."""
     verdict = Verdict()
     _ = reference.tolerances  # computed outside of the try: an error of Keras's own is none of the file's
     try:
-        verdict.failures += check_declaration(runners.declared(format, path), reference.spec, whole=format != "onnx")
-        if format == "tflite":
-            verdict.failures += check_operators(path)
+        verdict.failures += check_declaration(runners.declared(artifact.format, path), declared(artifact, reference))
+        if artifact.format == "tflite":
+            verdict.failures += check_operators(path, VARIABLES if artifact.profile == TRAINABLE else ())
+        if artifact.precision != FLOAT32:
+            verdict.failures += check_size(artifact, path, largest)
         if verdict.failures:
             return verdict
-        runner = runners.OPENERS[format](path, reference.spec)
-        verdict.parity = [measure(runner, reference, signature) for signature in (STEP, SEQUENCE)]
-        verdict.failures += [text for found in verdict.parity for text in check_parity(found, reference)]
-        logs, ranks = score(runner, reference.stream, reference.vocabulary.end_number)
-        verdict.metrics = metrics(logs, ranks, reference.vocabulary.unit)
-        verdict.failures += check_perplexity(verdict.metrics["perplexity"]["value"], perplexity)
+        runner = runners.OPENERS[artifact.format](path, reference.spec)
+        verdict.parity = [measure(runner, reference, signature) for signature in artifact.tested]
+        judge = _judge_float if artifact.precision == FLOAT32 else _judge_quantized
+        judge(verdict, artifact, runner, reference, perplexity)
+        if artifact.profile == TRAINABLE:
+            verdict.failures += trainable.check_trainable(path, reference.network, reference.spec, reference.inputs)
+        verdict.latency = latency(runner, reference, artifact)
     except Exception as error:
         # An engine's own words, when it refuses the file; the engines' exceptions have no base class but this one.
         words = str(error).strip() or type(error).__name__
@@ -122,11 +103,38 @@ def validate(format: str, path: Path, reference: Reference, perplexity: float) -
     return verdict
 
 
-def check_declaration(declared: dict[str, Any], spec: Spec, whole: bool) -> Iterator[str]:
-    """Names, dtypes and shapes of each signature against the spec."""
-    for name, signature in spec.signatures.items():
-        if name == STEP and not whole:
-            continue
+def _judge_float(verdict: Verdict, artifact: Artifact, runner: Runner, reference: Reference, perplexity: float | None) -> None:
+    verdict.failures += [text for found in verdict.parity for text in check_parity(found, reference)]
+    if reference.targets is None:
+        return
+    count = len(reference.inputs)
+    if perplexity is None or SEQUENCE not in artifact.tested:  # step by step, all inputs would take too long
+        perplexity, count = metrics(*reference.scores, reference.unit)["perplexity"]["value"], QUALITY
+    verdict.metrics = metrics(*reference.score(runner, count), reference.unit)
+    verdict.failures += check_perplexity(verdict.metrics["perplexity"]["value"], perplexity)
+
+
+def _judge_quantized(verdict: Verdict, artifact: Artifact, runner: Runner, reference: Reference, _: float | None) -> None:
+    limits = LIMITS[artifact.precision]
+    if reference.targets is None:
+        verdict.losses = [loss_of_outputs(reference, runner, limits)]
+    else:
+        scores = reference.score(runner, QUALITY)
+        verdict.metrics = metrics(*scores, reference.unit)
+        verdict.losses = losses(reference.scores, scores, limits)
+    verdict.failures += [text for loss in verdict.losses for text in check_loss(loss)]
+
+
+def declared(artifact: Artifact, reference: Reference) -> dict[str, Signature]:
+    """The signatures that a file must declare."""
+    if artifact.profile == TRAINABLE:
+        return trainable.signatures(reference.network, reference.spec)
+    return {name: reference.spec.signatures[name] for name in artifact.signatures}
+
+
+def check_declaration(declared: dict[str, Any], signatures: dict[str, Signature]) -> Iterator[str]:
+    """Names, dtypes and shapes of what a file declares."""
+    for name, signature in signatures.items():
         if name not in declared:
             yield f"there is no signature {name}"
             continue
@@ -140,41 +148,83 @@ def check_declaration(declared: dict[str, Any], spec: Spec, whole: bool) -> Iter
                     yield f"{name}: {tensor} should be {wanted.get(tensor)}, is {found.get(tensor)}"
 
 
-def check_operators(path: Path) -> Iterator[str]:
-    for name in operators(path.read_bytes()):
-        if name.startswith(FORBIDDEN) or name not in BUILTIN:
+def check_operators(path: Path, allowed: Collection[str] = ()) -> Iterator[str]:
+    for name in flatbuffer.operators(path.read_bytes()):
+        if name not in flatbuffer.BUILTIN or (name in VARIABLES and name not in allowed):
             yield f"it needs the operator {name}, which is not built into LiteRT"
 
 
-def measure(runner: Stepper, reference: Reference, signature: str) -> Parity:
-    """The largest differences over batches of 1 and 3, from the zero state, of 1,000 timesteps and the states after them.
+def check_size(artifact: Artifact, path: Path, largest: int | None) -> Iterator[str]:
+    """A quantized file that saves nothing is none."""
+    size = path.stat().st_size
+    if largest is not None and size >= largest:
+        yield f"it has {size:,} bytes, and the file in float32 has {largest:,}: leave {artifact.precision} out"
+    count = quantize.int8_tensors(path.read_bytes()) if artifact.format == "tflite" else onnx_graph.int8_tensors(path)
+    if artifact.precision != "float16" and not count:
+        yield f"it holds no weight in int8, since none is large enough to gain by it: leave {artifact.precision} out"
 
-    `step` runs one by one; `sequence` in uneven chunks, and as each length followed by the rest.
+
+def measure(runner: Runner, reference: Reference, signature: str) -> Parity:
+    """The largest differences over batches of 1 and 3, from the initial states, of 1,000 timesteps and the states after them.
+
+    `step` runs one by one; `sequence` in uneven chunks, and as each length followed by the rest; `prefill` as each length.
     """
-    logs, states = reference.expected
-    cuts = [(length, STEPS) for length in LENGTHS]
+    values, states = reference.expected
     largest, largest_state = 0.0, 0.0
     for rows in BATCHES:
-        tokens, expected = reference.tokens[:rows], (logs[:rows], [state[:rows] for state in states])
+        inputs, expected = reference.samples[:rows], (values[:rows], [state[:rows] for state in states])
         if signature == STEP:
-            found = [_stepwise(runner, tokens)]
+            pairs = [(expected, reference.stepwise(runner, inputs))]
+        elif signature == SEQUENCE:
+            cuts = (CHUNKS, *((length, STEPS) for length in LENGTHS))
+            pairs = [(expected, reference.whole(runner, inputs, chunks)) for chunks in cuts]
         else:
-            found = [_probabilities(runner, tokens, chunks) for chunks in (CHUNKS, *cuts)]
-        for pair in found:
-            difference, state_difference = differences(expected, pair)
+            pairs = [_prefilled(runner, reference, inputs, expected, length) for length in LENGTHS]
+        for wanted, found in pairs:
+            difference, state_difference = differences(wanted, found)
             # max() may keep a number where the other is NaN: differences() has made it infinite.
             largest, largest_state = max(largest, difference), max(largest_state, state_difference)
     return Parity(signature, largest, largest_state)
 
 
+Values = tuple[Array, list[Array]]
+
+
+def _prefilled(runner: Runner, reference: Reference, inputs: Array, expected: Values, length: int) -> tuple[Values, Values]:
+    """Values of the timestep that ends a prefill, and the states after a sequence of the rest: signatures that take turns."""
+    outputs, states = runner.prefill(inputs[:, :length], runner.initial_states(len(inputs)))
+    if length < STEPS:
+        _, states = runner.sequence(inputs[:, length:], states)
+    return (expected[0][:, length - 1], expected[1]), (reference.values(outputs), states)
+
+
+def latency(runner: Runner, reference: Reference, artifact: Artifact) -> dict[str, float]:
+    """Microseconds a timestep, batch 1, as called from Python: medians."""
+    inputs, states = reference.samples[:1, :100], runner.initial_states(1)
+    found = {STEP: _microseconds(lambda: runner.step(inputs[:, 0], states), 200)}
+    if SEQUENCE in artifact.signatures:
+        found[SEQUENCE] = _microseconds(lambda: runner.sequence(inputs, states), 5) / inputs.shape[1]
+    return found
+
+
+def _microseconds(call: Callable[[], object], times: int) -> float:
+    found = []
+    for _ in range(times):
+        began = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - began)
+    return float(np.median(found)) * 1e6
+
+
 def check_parity(found: Parity, reference: Reference) -> Iterator[str]:
-    of_logs, of_states = reference.tolerances
-    for name, value, tolerance in (
-        ("log-probabilities", found.largest_difference, of_logs),
+    of_values, of_states = reference.tolerances
+    name = "log-probabilities" if reference.spec.output.endswith("logits") else "outputs"
+    for what, value, tolerance in (
+        (name, found.largest_difference, of_values),
         ("states", found.largest_state_difference, of_states),
     ):
         if not value <= tolerance:
-            yield f"{found.signature}: {name} differ from Keras by {value:.2e}, and {tolerance:.2e} is allowed"
+            yield f"{found.signature}: {what} differ from Keras by {value:.2e}, and {tolerance:.2e} is allowed"
 
 
 def check_perplexity(found: float, wanted: float) -> Iterator[str]:
@@ -182,32 +232,31 @@ def check_perplexity(found: float, wanted: float) -> Iterator[str]:
         yield f"its perplexity is {found:.4f}, the run's {wanted:.4f}"
 
 
-def differences(a: tuple[Array, list[Array]], b: tuple[Array, list[Array]]) -> tuple[float, float]:
-    """Largest absolute differences of log-probabilities and of states; infinite where one is not a number."""
-    return _largest(a[0], b[0]), max(_largest(x, y) for x, y in zip(a[1], b[1], strict=True))
+def losses(wanted: Scores, found: Scores, limits: Limits) -> list[Loss]:
+    """Perplexity and top-1, compared target by target: what changes between two files is far less than what varies in each."""
+    nats, count = wanted[0] - found[0], wanted[0].size
+    spread = 2 * float(nats.std()) / math.sqrt(count)
+    changed = (wanted[1] < 1).astype(int) - (found[1] < 1)
+    return [
+        Loss("perplexity", math.expm1(float(nats.mean())), spread, limits.perplexity, "fraction"),
+        Loss(
+            "top_1",
+            float(changed.mean()),
+            2 * math.sqrt(float((changed != 0).sum())) / count,
+            limits.top_1,
+            "fraction of targets",
+        ),
+    ]
 
 
-def _largest(a: Array, b: Array) -> float:
-    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return math.inf
-    return float(np.abs(a.astype(np.float64) - b).max())
+def loss_of_outputs(reference: Reference, runner: Runner, limits: Limits) -> Loss:
+    """Without targets: how far the outputs are from Keras's, where one row of samples is fed step by step."""
+    wanted, (found, _) = reference.expected[0][:1], reference.stepwise(runner, reference.samples[:1])
+    value = float(np.sqrt(np.mean((found - wanted) ** 2)) / max(float(wanted.std()), 1e-12))
+    return Loss("outputs", value, 0.0, limits.outputs, "fraction of their standard deviation")
 
 
-def _probabilities(model: Stepper, tokens: Array, chunks: Sequence[int]) -> tuple[Array, list[Array]]:
-    """Log-probabilities (B, T, V) and last states, from the zero state, chunk by chunk."""
-    states, parts, first = model.initial_states(len(tokens)), [], 0
-    for size in chunks:
-        part = tokens[:, first : first + size]
-        if part.size:
-            logits, states = model.sequence(part, states)
-            parts.append(log_softmax(logits.astype(np.float64)))
-            first += part.shape[1]
-    return np.concatenate(parts, axis=1), states
-
-
-def _stepwise(model: Stepper, tokens: Array) -> tuple[Array, list[Array]]:
-    states, parts = model.initial_states(len(tokens)), []
-    for column in tokens.T:
-        logits, states = model.step(column, states)
-        parts.append(log_softmax(logits.astype(np.float64)))
-    return np.stack(parts, axis=1), states
+def check_loss(loss: Loss) -> Iterator[str]:
+    """Fails what is lost beyond doubt: the limit exceeded by more than two standard errors."""
+    if not loss.value - loss.uncertainty <= loss.limit:
+        yield f"it loses {loss.value:.4f} of {loss.name} ({loss.unit}), and {loss.limit} is allowed"

@@ -73,9 +73,7 @@ def check(a: argparse.Namespace) -> Sampling:
 
 def prompt_tokens(vocabulary: Vocabulary, text: str) -> list[str]:
     """The tokens of a prompt as written; says which of them the model does not know."""
-    tokens = vocabulary.cut(text)
-    if vocabulary.unit == "word" and tokens and not text.endswith("\n"):
-        tokens.pop()  # the end of the line, which the prompt has not reached
+    tokens = vocabulary.prompt(text)
     unknown = [token for token in dict.fromkeys(tokens) if token not in vocabulary.tokens]
     if unknown:
         print(f"not in the vocabulary, read as {vocabulary.unknown}: {' '.join(unknown)}", file=sys.stderr)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqapp.ngram import KneserNey, tuned
-from seqapp.step import Stepper, log_softmax
+from seqapp.step import Array, Stepper
 
 Metrics = dict[str, dict[str, Any]]
 Tokens = NDArray[np.integer[Any]]
@@ -33,16 +33,25 @@ def score_all(model: Stepper, streams: Sequence[Tokens], end: int) -> list[Score
     for row, stream in zip(targets, streams, strict=True):
         row[: len(stream)] = stream
     inputs = np.c_[np.full(len(streams), end, np.int32), targets[:, :-1]]
+    logs, ranks = score_targets(model, inputs, targets)
+    return [(logs[i, : len(stream)], ranks[i, : len(stream)]) for i, stream in enumerate(streams)]
+
+
+def score_targets(model: Stepper, inputs: Array, targets: Tokens) -> Scores:
+    """Log-probability and rank (B, T) of each target (B, T) after the inputs (B, T) or (B, T, F) so far."""
     logs, ranks = np.empty(targets.shape), np.empty(targets.shape, np.int64)
-    states, size = model.initial_states(len(streams)), max(1, CHUNK // len(streams))
-    for first in range(0, length, size):
+    states, size = model.initial_states(len(targets)), max(1, CHUNK // len(targets))
+    for first in range(0, targets.shape[1], size):
         part = slice(first, first + size)
         wanted = targets[:, part, None]
         logits, states = model.sequence(inputs[:, part], states)
-        logs[:, part] = np.take_along_axis(log_softmax(logits), wanted, axis=-1)[..., 0]
+        own = np.take_along_axis(logits, wanted, axis=-1)
         # "not <=" ranks a logit that is not a number higher.
-        ranks[:, part] = (~(logits <= np.take_along_axis(logits, wanted, axis=-1))).sum(axis=-1)
-    return [(logs[i, : len(stream)], ranks[i, : len(stream)]) for i, stream in enumerate(streams)]
+        ranks[:, part] = (~(logits <= own)).sum(axis=-1)
+        top = logits.max(axis=-1, keepdims=True)
+        # The rest of log_softmax's work over all logits would be thrown away.
+        logs[:, part] = (own - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True)))[..., 0]
+    return logs, ranks
 
 
 def metrics(logs: NDArray[np.float64], ranks: NDArray[np.int64], unit: str) -> Metrics:

@@ -25,29 +25,33 @@ class Stepper(Protocol):
 
 
 class KerasStepper:
-    """A `SequenceModel`, compiled once for all batches and lengths."""
+    """A `SequenceModel`, or what has its methods, compiled once for all batches and lengths.
 
-    def __init__(self, model: Any) -> None:
+    It takes tokens, or with `features` F float inputs (B, F) and (B, T, F).
+    """
+
+    def __init__(self, model: Any, features: int | None = None) -> None:
         import tensorflow as tf
 
         self.model = model
-        kind = model.compute_dtype
-        states = [tf.TensorSpec([None, size], kind) for size in model.state_sizes]
-        self._step = tf.function(model.step, input_signature=[tf.TensorSpec([None], tf.int32), states], autograph=False)
-        self._sequence = tf.function(
-            model,
-            input_signature=[tf.TensorSpec([None, None], tf.int32), states],
-            autograph=False,
-        )
+        self.kind = "int32" if features is None else model.compute_dtype
+        inner = () if features is None else (features,)
+        states = [tf.TensorSpec([None, size], model.compute_dtype) for size in model.state_sizes]
+
+        def compiled(function: Any, *axes: None) -> Any:
+            inputs = tf.TensorSpec([None, *axes, *inner], self.kind)
+            return tf.function(function, input_signature=[inputs, states], autograph=False)
+
+        self._step, self._sequence = compiled(model.step), compiled(model, None)
 
     def initial_states(self, batch_size: int) -> list[Array]:
         return [np.asarray(state) for state in self.model.initial_states(batch_size)]
 
     def step(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
-        return _arrays(self._step(np.asarray(tokens, np.int32), list(states)))
+        return _arrays(self._step(np.asarray(tokens, self.kind), list(states)))
 
     def sequence(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
-        return _arrays(self._sequence(np.asarray(tokens, np.int32), list(states)))
+        return _arrays(self._sequence(np.asarray(tokens, self.kind), list(states)))
 
 
 def _arrays(result: Any) -> tuple[Array, list[Array]]:

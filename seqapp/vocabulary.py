@@ -80,12 +80,25 @@ class Vocabulary:
 
     def cut(self, text: str) -> list[str]:
         """The tokens of a text, known or not. Each line of words is closed by the end; of characters, the newline is one."""
+        return self.prompt(text + "\n") if self.unit == "word" else self.prompt(text)
+
+    def prompt(self, text: str, in_line: bool = False) -> list[str]:
+        """The tokens of a text that goes on: as `cut` has them, but the end only where a newline closes a line of words.
+
+        With `in_line`, the text itself goes on in a line that has words. The pieces of a text that was parted before or after a
+        space or a newline have the tokens of the whole; elsewhere a token, or what normalization looks at, may be torn.
+        """
         text = unicodedata.normalize("NFC", text)
         text = text.lower() if "lower" in self.normalization else text
         if self.unit == "character":
             return self._pattern.findall(text)
-        lines = (self._pattern.findall(line) for line in text.split("\n"))
-        return [token for line in lines if line for token in (*line, self.end)]
+        tokens: list[str] = []
+        *lines, last = text.split("\n")
+        for line in lines:
+            words = self._pattern.findall(line)
+            tokens += [*words, self.end] if words or in_line else []
+            in_line = False
+        return tokens + self._pattern.findall(last)
 
     def numbers(self, tokens: Iterable[str]) -> list[int]:
         return [self._number.get(token, self.unknown_number) for token in tokens]

@@ -204,6 +204,9 @@ def test_generate_continues_a_prompt(trained: Callable[..., Run], capsys: pytest
     greedy = generated("--prompt", "are they", "--temperature", "0")[0]
     assert greedy == generated("--prompt", "are they", "--top-k", "1")[0] == generated("--prompt", "are they", "--beam", "1")[0]
     assert generated("--beam", "3")[0]
+    closed = generated("--prompt", "are they\n", "--seed", "1")
+    assert closed == generated("--prompt", "are they\n  ", "--seed", "1")
+    assert closed[0].startswith("are they\n")
 
 
 def test_evaluate_prints_what_the_training_measured(trained: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,61 +7,28 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import keras
 import numpy as np
 import pytest
-from keras import ops
 
-from export.bundle import WRITERS
+from export.artifact import FORMATS
+from export.network import Network
+from export.onnx_graph import write_onnx
 from export.runners import OPENERS, declared
+from export.saved_model import write_saved_model
 from export.spec import Spec
-from export.validate import in_float64
-from seqapp.cells import CELLS
-from seqapp.model import SequenceModel
 from seqapp.step import Array, KerasStepper, Stepper, log_softmax
+from tests.export.conftest import MODELS, VOCABULARY, network_of, states_of, tflite_of, tokens_of
 
-VOCABULARY, UNITS, TIMESTEPS = 37, 16, 100
-FORMATS = tuple(WRITERS)
-
-
-@keras.saving.register_keras_serializable(package="test_runners")
-class OwnCell(keras.layers.Layer):
-    """A cell as a user may write it: two states of different widths, layers inside, nothing split."""
-
-    def __init__(self, units: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.units, self.state_size, self.output_size = units, [units, units // 2], units
-        self.norm = keras.layers.LayerNormalization()
-        self.slow = keras.layers.Dense(units // 2)
-
-    def build(self, input_shape: tuple[Any, ...]) -> None:
-        self.kernel = self.add_weight(shape=(input_shape[-1] + sum(self.state_size), self.units), name="kernel")
-        self.norm.build((None, self.units))
-        self.slow.build((None, self.units))
-
-    def call(self, inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
-        h = ops.silu(self.norm(ops.matmul(ops.concatenate([inputs, *states], -1), self.kernel)))
-        return h, [h, 0.9 * states[1] + self.slow(h)]
-
-    def get_initial_state(self, batch_size: Any = None) -> list[Any]:
-        return [ops.zeros((batch_size, size), dtype=self.compute_dtype) for size in self.state_size]
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "units": self.units}
-
-
-def output_of(kind: str) -> dict[str, Any]:
-    """`tied` has no projection, `projected` is tied through one."""
-    return {"embedding": UNITS if kind == "tied" else 12, "tied": kind != "untied"}
+TIMESTEPS = 100
+LSTM = ("lstm", 1, "untied")
 
 
 @dataclass(frozen=True)
 class Case:
     """A model with large weights and states, and what Keras makes of them."""
 
-    model: SequenceModel
+    network: Network
     tokens: Array
     states: list[Array]
     expected: Callable[[int], tuple[Array, list[Array]]]
@@ -87,20 +54,16 @@ def distance(a: Array, b: Array) -> float:
 
 
 @cache
-def case(cell: str, layers: int, output: str) -> Case:
-    make = OwnCell if cell == "own" else CELLS[cell]
-    model = SequenceModel(VOCABULARY, [make(UNITS) for _ in range(layers)], **output_of(output))
-    rng = np.random.default_rng(5)
-    model.set_weights([rng.normal(0, 0.4, weight.shape) for weight in model.get_weights()])
-    tokens = rng.integers(0, VOCABULARY, (3, TIMESTEPS)).astype(np.int32)
-    states = [rng.normal(0, 5, (3, size)).astype(np.float32) for size in model.state_sizes]
-    keras32, keras64 = KerasStepper(model), KerasStepper(in_float64(model))
+def case(cell: str, depth: int, end: str) -> Case:
+    network = network_of(cell, depth, end)
+    tokens, states = tokens_of(3, TIMESTEPS), states_of(network, 3, scale=5)
+    keras32, keras64 = KerasStepper(network), KerasStepper(network.in_float64())
     logits, last = keras32.sequence(tokens, states)
     exact_logits, exact_last = keras64.sequence(tokens, [state.astype(np.float64) for state in states])
     rounding = distance(log_probabilities(logits), log_probabilities(exact_logits))
     state_rounding = max(distance(a, b) for a, b in zip(last, exact_last, strict=True))
     return Case(
-        model,
+        network,
         tokens,
         states,
         cache(lambda timesteps: keras32.sequence(tokens[:, :timesteps], states)),
@@ -108,29 +71,20 @@ def case(cell: str, layers: int, output: str) -> Case:
     )
 
 
-def write(format: str, model: SequenceModel, folder: Path) -> Path:
-    name, writer = WRITERS[format]
-    writer(model, Spec.of(model), folder / name)
-    return folder / name
+def write(format: str, model: tuple[str, int, str], path: Path) -> Path:
+    network = network_of(*model)
+    if format == "tflite":
+        path.write_bytes(tflite_of(*model))
+    else:
+        {"saved_model": write_saved_model, "onnx": write_onnx}[format](network, Spec.of(network), path)
+    return path
 
 
-def opened(format: str, model: SequenceModel, folder: Path) -> Stepper:
-    return OPENERS[format](write(format, model, folder), Spec.of(model))
-
-
-# Each cell with one and with two layers and with each kind of output; each kind of output with one and with two layers.
-CASES = [
-    (format, cell, 1 + (i + j) % 2, output)
-    for i, cell in enumerate(CELLS)
-    for j, output in enumerate(("tied", "projected", "untied"))
-    for format in FORMATS
-] + [("saved_model", "own", 2, "projected"), ("tflite", "own", 2, "projected")]
-
-
-@pytest.mark.parametrize(("format", "cell", "layers", "output"), CASES)
-def test_file_equals_keras(format: str, cell: str, layers: int, output: str, tmp_path: Path) -> None:
-    it = case(cell, layers, output)
-    runner = opened(format, it.model, tmp_path)
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("model", [*MODELS, ("own", 2, "projected")])
+def test_file_equals_keras(format: str, model: tuple[str, int, str], tmp_path: Path) -> None:
+    it = case(*model)
+    runner = OPENERS[format](write(format, model, tmp_path / "model"), Spec.of(it.network))
     # The same file again and again, larger and smaller: no call may depend on the one before.
     for rows, timesteps in ((3, 100), (1, 1), (3, 7), (1, 100), (3, 1), (1, 7), (3, 100)):
         given = [state[:rows] for state in it.states]
@@ -160,24 +114,28 @@ def step_by_step(runner: Stepper, tokens: Array, states: list[Array]) -> tuple[A
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One model in each format."""
     folder = tmp_path_factory.mktemp("files")
-    return {format: write(format, case("lstm", 1, "untied").model, folder) for format in FORMATS}
+    return {format: write(format, LSTM, folder / format) for format in FORMATS}
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_file_declares_the_contract(format: str, files: dict[str, Path]) -> None:
     wanted = {
         name: {
-            "inputs": {"tokens": ("int32", axes), "state_0_in": ("float32", [-1, 16]), "state_1_in": ("float32", [-1, 16])},
+            "inputs": {
+                "tokens": ("int32", given_axes),
+                "state_0_in": ("float32", [-1, 16]),
+                "state_1_in": ("float32", [-1, 16]),
+            },
             "outputs": {
-                "logits": ("float32", [*axes, VOCABULARY]),
+                "logits": ("float32", [*made_axes, VOCABULARY]),
                 "state_0_out": ("float32", [-1, 16]),
                 "state_1_out": ("float32", [-1, 16]),
             },
         }
-        for name, axes in (("step", [-1]), ("sequence", [-1, -1]))
+        for name, given_axes, made_axes in (("step", [-1], [-1]), ("sequence", [-1, -1], [-1, -1]), ("prefill", [-1, -1], [-1]))
     }
     if format == "onnx":
-        del wanted["step"]
+        wanted = {"sequence": wanted["sequence"]}
     found = {
         name: {side: {t["name"]: (t["dtype"], t["shape"]) for t in tensors} for side, tensors in sides.items()}
         for name, sides in declared(format, files[format]).items()
@@ -187,19 +145,42 @@ def test_file_declares_the_contract(format: str, files: dict[str, Path]) -> None
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_first_states_are_zeros(format: str, files: dict[str, Path]) -> None:
-    it = case("lstm", 1, "untied")
-    runner = OPENERS[format](files[format], Spec.of(it.model))
+    it = case(*LSTM)
+    runner = OPENERS[format](files[format], Spec.of(it.network))
     first = runner.initial_states(2)
     assert [(state.shape, str(state.dtype), bool(state.any())) for state in first] == [((2, 16), "float32", False)] * 2
     logits, _ = runner.step(it.tokens[:2, 0], first)
-    wanted, _ = KerasStepper(it.model).step(it.tokens[:2, 0], first)
+    wanted, _ = KerasStepper(it.network).step(it.tokens[:2, 0], first)
     assert distance(log_probabilities(logits), log_probabilities(wanted)) <= it.tolerances[0]
 
 
 @pytest.mark.parametrize("format", FORMATS)
+def test_prefill_is_the_end_of_the_sequence(format: str, files: dict[str, Path]) -> None:
+    it = case(*LSTM)
+    logits, states = OPENERS[format](files[format], Spec.of(it.network)).prefill(it.tokens, it.states)
+    wanted, last = it.expected(TIMESTEPS)
+    assert distance(log_probabilities(logits), log_probabilities(wanted[:, -1])) <= it.tolerances[0]
+    for state, expected in zip(states, last, strict=True):
+        assert distance(state, expected) <= it.tolerances[1]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_signatures_take_turns(format: str, files: dict[str, Path]) -> None:
+    """In one loaded file, at lengths that change: a loop that two of them share must not remember the other's."""
+    it = case(*LSTM)
+    runner = OPENERS[format](files[format], Spec.of(it.network))
+    for timesteps in (7, 1, 40, 3):
+        it.check(runner.sequence(it.tokens[:, :timesteps], it.states), 3, timesteps)
+        logits, _ = runner.prefill(it.tokens[:, : 2 * timesteps], it.states)
+        runner.step(it.tokens[:, 0], it.states)
+        wanted = it.expected(2 * timesteps)[0][:, -1]
+        assert distance(log_probabilities(logits), log_probabilities(wanted)) <= it.tolerances[0]
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_results_stay_when_the_file_runs_again(format: str, files: dict[str, Path]) -> None:
-    it = case("lstm", 1, "untied")
-    runner = OPENERS[format](files[format], Spec.of(it.model))
+    it = case(*LSTM)
+    runner = OPENERS[format](files[format], Spec.of(it.network))
     logits, states = runner.sequence(it.tokens, it.states)
     kept = [np.copy(array) for array in (logits, *states)]
     runner.sequence(it.tokens[:, ::-1], states)
@@ -209,6 +190,6 @@ def test_results_stay_when_the_file_runs_again(format: str, files: dict[str, Pat
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_missing_state_is_refused(format: str, files: dict[str, Path]) -> None:
-    it = case("lstm", 1, "untied")
+    it = case(*LSTM)
     with pytest.raises(ValueError, match="shorter"):
-        OPENERS[format](files[format], Spec.of(it.model)).step(it.tokens[:, 0], it.states[:1])
+        OPENERS[format](files[format], Spec.of(it.network)).step(it.tokens[:, 0], it.states[:1])

@@ -1,45 +1,68 @@
-"""The declaration that converters, validation and manifest share, as the contract words it."""
+"""The declaration that converters, validation, manifest and runtime share, as the contract words it."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
+import pytest
+
 from export.spec import Signature, Spec, State, TensorSpec
 
 
-def spec_of(*state_sizes: list[int], vocabulary_size: int = 37) -> Spec:
-    layers = [SimpleNamespace(state_size=sizes) for sizes in state_sizes]
-    return Spec.of(SimpleNamespace(vocabulary_size=vocabulary_size, recurrent=layers))
+def spec_of(*layers: list[list[float]], features: int | None = None, output: str = "logits") -> Spec:
+    """The spec of a network whose layers have states of these first values."""
+    stages = [
+        SimpleNamespace(initial_states=lambda rows, states=states: [np.tile(np.array(s), (rows, 1)) for s in states])
+        for states in layers
+    ]
+    return Spec.of(SimpleNamespace(output_size=37, recurrent=stages, features=features, output=output))
 
 
 def test_states_are_numbered_through_all_layers() -> None:
-    assert spec_of([16, 16], [24, 24]).states == (
-        State(0, 16, 0, "h"),
-        State(1, 16, 0, "c"),
-        State(2, 24, 1, "h"),
-        State(3, 24, 1, "c"),
+    assert spec_of([[0, 0], [1, 2]], [[0, 0, 0]]).states == (
+        State(0, 0, "h", (0.0, 0.0)),
+        State(1, 0, "c", (1.0, 2.0)),
+        State(2, 1, "h", (0.0, 0.0, 0.0)),
     )
 
 
 def test_a_third_state_has_a_role_of_its_own() -> None:
-    assert [state.role for state in spec_of([4, 5, 6]).states] == ["h", "c", "state_2"]
+    assert [state.role for state in spec_of([[0], [0], [0]]).states] == ["h", "c", "state_2"]
 
 
-def test_names_of_a_state() -> None:
-    state = State(3, 24, 1, "c")
-    assert (state.input, state.output) == ("state_3_in", "state_3_out")
+def test_names_and_size_of_a_state() -> None:
+    state = State(3, 1, "c", (0.5, 0.0))
+    assert (state.input, state.output, state.size) == ("state_3_in", "state_3_out", 2)
 
 
-def test_signatures_are_those_of_the_contract() -> None:
-    states_in = (TensorSpec("state_0_in", "float32", ("batch", 8)), TensorSpec("state_1_in", "float32", ("batch", 5)))
-    states_out = (TensorSpec("state_0_out", "float32", ("batch", 8)), TensorSpec("state_1_out", "float32", ("batch", 5)))
-    assert spec_of([8, 5]).signatures == {
-        "step": Signature(
-            inputs=(TensorSpec("tokens", "int32", ("batch",)), *states_in),
-            outputs=(TensorSpec("logits", "float32", ("batch", 37)), *states_out),
-        ),
-        "sequence": Signature(
-            inputs=(TensorSpec("tokens", "int32", ("batch", "time")), *states_in),
-            outputs=(TensorSpec("logits", "float32", ("batch", "time", 37)), *states_out),
-        ),
+def test_first_states_are_those_of_the_layers_in_every_row() -> None:
+    first = spec_of([[0.25, -1]], [[3, 4, 5]]).initial_states(2)
+    assert [state.dtype for state in first] == [np.float32] * 2
+    np.testing.assert_array_equal(first[0], [[0.25, -1]] * 2)
+    np.testing.assert_array_equal(first[1], [[3, 4, 5]] * 2)
+
+
+@pytest.mark.parametrize(
+    ("features", "given", "width", "output"),
+    [(None, ("tokens", "int32"), (), "logits"), (5, ("features", "float32"), (5,), "outputs")],
+)
+def test_signatures_are_those_of_the_contract(
+    features: int | None, given: tuple[str, str], width: tuple[int, ...], output: str
+) -> None:
+    states_in = (TensorSpec("state_0_in", "float32", ("batch", 1)), TensorSpec("state_1_in", "float32", ("batch", 2)))
+    states_out = (TensorSpec("state_0_out", "float32", ("batch", 1)), TensorSpec("state_1_out", "float32", ("batch", 2)))
+
+    def signature(inner: tuple[str, ...], outer: tuple[str, ...]) -> Signature:
+        return Signature(
+            inputs=(TensorSpec(*given, (*inner, *width)), *states_in),
+            outputs=(TensorSpec(output, "float32", (*outer, 37)), *states_out),
+        )
+
+    spec = spec_of([[0], [0, 0]], features=features, output=output)
+    assert (spec.input, spec.input_dtype) == given
+    assert spec.signatures == {
+        "step": signature(("batch",), ("batch",)),
+        "sequence": signature(("batch", "time"), ("batch", "time")),
+        "prefill": signature(("batch", "time"), ("batch",)),
     }

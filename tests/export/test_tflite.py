@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-import tempfile
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from tensorflow.lite.python import schema_py_generated as schema
+from keras import layers
 
+from export import flatbuffer, quantize, tflite
+from export.network import Network
 from export.runners import open_tflite
 from export.spec import Spec
-from export.tflite import minimum_runtime, operators, write_tflite
-from seqapp.cells import CELLS
-from seqapp.config import ModelConfig
-from seqapp.job import build_model
-from seqapp.model import SequenceModel
-from seqapp.step import Array, KerasStepper
+from seqapp.step import KerasStepper
+from tests.export.conftest import MODELS, UNITS, VOCABULARY, network_of, of_features, states_of, tflite_of, tokens_of
 
-VOCABULARY, UNITS = 61, 16
-MODELS = [(cell, layers) for cell in CELLS for layers in (1, 2)]
-each_model = pytest.mark.parametrize(("cell", "layers"), MODELS)
+each_model = pytest.mark.parametrize("model", MODELS, ids=str)
+GRU, LSTM = ("gru", 2, "projected"), ("lstm", 1, "untied")
 
 RUN_WITHOUT_TENSORFLOW = """
 import sys
@@ -37,90 +30,55 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 file, given, made = sys.argv[1:]
 interpreter, feed, results = Interpreter(file), dict(np.load(given)), {}
-for name in ("step", "sequence"):
-    tokens = feed["tokens"] if name == "sequence" else feed["tokens"][:, 0]
+for name in ("step", "sequence", "prefill"):
+    tokens = feed["tokens"][:, 0] if name == "step" else feed["tokens"]
     for key, value in interpreter.get_signature_runner(name)(**{**feed, "tokens": tokens}).items():
         results[f"{name}_{key}"] = value
 np.savez(made, **results)
 """
 
 
-@cache
-def model_of(cell: str, layers: int) -> SequenceModel:
-    """Large weights, no two alike; one layer tied to the embedding, two through a projection."""
-    embedding = UNITS if layers == 1 else 24
-    model = build_model(ModelConfig(cell=cell, layers=layers, units=UNITS, embedding=embedding), VOCABULARY)
-    rng = np.random.default_rng(5)
-    model.set_weights([rng.normal(0, 0.4, weight.shape) for weight in model.get_weights()])
-    return model
+def parameters(model: tuple[str, int, str]) -> int:
+    return int(network_of(*model).model.count_params())
 
 
-@cache
-def content_of(cell: str, layers: int) -> bytes:
-    model = model_of(cell, layers)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.tflite"
-        write_tflite(model, Spec.of(model), path)
-        return path.read_bytes()
-
-
-def buffers(content: bytes) -> list[tuple[int, bytes]]:
-    """Offset in the file and content of every buffer that holds data."""
-    whole = np.frombuffer(content, np.uint8)
-    model = schema.Model.GetRootAs(content, 0)
-    found = [model.Buffers(i).DataAsNumpy() for i in range(model.BuffersLength()) if model.Buffers(i).DataLength()]
-    return [(int(data.ctypes.data - whole.ctypes.data), data.tobytes()) for data in found]
-
-
-def first_states(model: SequenceModel, batch: int) -> list[Array]:
-    rng = np.random.default_rng(7)
-    return [rng.normal(0, 3, (batch, size)).astype(np.float32) for size in model.state_sizes]
+def stored(content: bytes) -> list[bytes]:
+    """What the buffers of a file hold."""
+    return [bytes(buffer.data) for buffer in flatbuffer.read(content).buffers if buffer.data is not None]
 
 
 @each_model
-def test_needs_built_in_operators_only(cell: str, layers: int) -> None:
-    content = content_of(cell, layers)
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    assert not [code.customCode for code in model.operatorCodes if code.customCode]
-    found = operators(content)
+def test_needs_built_in_operators_only(model: tuple[str, int, str]) -> None:
+    content = tflite_of(*model)
+    assert not [code.customCode for code in flatbuffer.read(content).operatorCodes if code.customCode]
+    found = flatbuffer.operators(content)
     assert not [name for name in found if name.startswith(("Flex", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "CALL_ONCE"))]
     assert {"GATHER", "FULLY_CONNECTED", "WHILE", "DYNAMIC_UPDATE_SLICE"} <= found.keys()
-    assert sum(found.values()) == sum(len(graph.operators) for graph in model.subgraphs)
 
 
 @each_model
-def test_is_hardly_larger_than_its_parameters(cell: str, layers: int) -> None:
-    assert len(content_of(cell, layers)) <= 4 * model_of(cell, layers).count_params() + 20_000
-
-
-@each_model
-def test_holds_each_weight_once(cell: str, layers: int) -> None:
-    stored = [data for _, data in buffers(content_of(cell, layers))]
-    assert len(stored) == len(set(stored))
+def test_holds_each_weight_once_and_little_else(model: tuple[str, int, str]) -> None:
+    content = tflite_of(*model)
+    data = stored(content)
+    assert len(data) == len(set(data))
     # What is left for shapes, indices and gates' offsets is less than any weight matrix.
-    assert sum(map(len, stored)) <= 4 * model_of(cell, layers).count_params() + 900
+    assert sum(map(len, data)) <= 4 * parameters(model) + 900
+    assert len(content) <= 4 * parameters(model) + 15_000 + 6_000 * model[1]
 
 
 @each_model
-def test_data_is_aligned_to_16_bytes(cell: str, layers: int) -> None:
-    found = buffers(content_of(cell, layers))
-    assert sum(len(data) for _, data in found) >= 4 * model_of(cell, layers).count_params()
-    assert [offset % 16 for offset, _ in found] == [0] * len(found)
-
-
-@each_model
-def test_signatures_are_those_of_the_contract(cell: str, layers: int) -> None:
-    interpreter = Interpreter(model_content=content_of(cell, layers))
-    count = layers * (2 if cell in ("lstm", "cifg") else 1)
-    assert sorted(interpreter.get_signature_list()) == ["sequence", "step"]
-    for name, axes in (("step", [-1]), ("sequence", [-1, -1])):
+def test_signatures_are_those_of_the_contract(model: tuple[str, int, str]) -> None:
+    interpreter = Interpreter(model_content=tflite_of(*model))
+    count = model[1] * (2 if model[0] in ("lstm", "cifg") else 1)
+    assert sorted(interpreter.get_signature_list()) == ["prefill", "sequence", "step"]
+    for name, given_axes, made_axes in (("step", 1, 1), ("sequence", 2, 2), ("prefill", 2, 1)):
         runner = interpreter.get_signature_runner(name)
         assert described(runner.get_input_details()) == {
-            "tokens": (np.int32, axes),
+            "tokens": (np.int32, [-1] * given_axes),
             **{f"state_{i}_in": (np.float32, [-1, UNITS]) for i in range(count)},
         }
         assert described(runner.get_output_details()) == {
-            "logits": (np.float32, [*axes, VOCABULARY]),
+            "logits": (np.float32, [*[-1] * made_axes, VOCABULARY]),
             **{f"state_{i}_out": (np.float32, [-1, UNITS]) for i in range(count)},
         }
 
@@ -129,77 +87,86 @@ def described(details: dict[str, Any]) -> dict[str, tuple[Any, list[int]]]:
     return {key: (tensor["dtype"], list(tensor["shape_signature"])) for key, tensor in details.items()}
 
 
-def test_loops_are_in_the_sequence_only() -> None:
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content_of("lstm", 2), 0))
-    (number,) = [d.subgraphIndex for d in model.signatureDefs if d.signatureKey == b"step"]
-    codes = {model.operatorCodes[operator.opcodeIndex].builtinCode for operator in model.subgraphs[number].operators}
-    assert schema.BuiltinOperator.FULLY_CONNECTED in codes
-    assert schema.BuiltinOperator.WHILE not in codes
+def test_the_sequence_is_what_runs_where_no_signature_is_named() -> None:
+    details = Interpreter(model_content=tflite_of(*LSTM)).get_input_details()
+    assert sorted(list(tensor["shape_signature"]) for tensor in details) == [[-1, -1], [-1, UNITS], [-1, UNITS]]
+
+
+def test_the_step_has_no_loop() -> None:
+    model = flatbuffer.read(tflite_of("lstm", 2, "tied"))
+    (number,) = [entry.subgraphIndex for entry in model.signatureDefs if entry.signatureKey == b"step"]
+    names = {flatbuffer.operator_name(model, operator) for operator in model.subgraphs[number].operators}
+    assert "FULLY_CONNECTED" in names
+    assert "WHILE" not in names
 
 
 @pytest.mark.parametrize("timesteps", [1, 31, 32, 33, 511, 512, 513, 1025])
 def test_blocks_end_where_they_should(timesteps: int, tmp_path: Path) -> None:
-    model = model_of("gru", 2)
-    (tmp_path / "model.tflite").write_bytes(content_of("gru", 2))
-    tokens = np.random.default_rng(1).integers(0, VOCABULARY, (2, timesteps)).astype(np.int32)
-    states = first_states(model, 2)
-    logits, after = open_tflite(tmp_path / "model.tflite", Spec.of(model)).sequence(tokens, states)
-    wanted, wanted_after = KerasStepper(model).sequence(tokens, states)
+    network = network_of(*GRU)
+    (tmp_path / "model.tflite").write_bytes(tflite_of(*GRU))
+    tokens, states = tokens_of(2, timesteps), states_of(network, 2)
+    runner = open_tflite(tmp_path / "model.tflite", Spec.of(network))
+    wanted, wanted_after = KerasStepper(network).sequence(tokens, states)
+    logits, after = runner.sequence(tokens, states)
+    last, _ = runner.prefill(tokens, states)
     assert logits.shape == wanted.shape
-    for a, b in zip((logits, *after), (wanted, *wanted_after), strict=True):
+    for a, b in zip((logits, last, *after), (wanted, wanted[:, -1], *wanted_after), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 
 
 def test_runs_where_tensorflow_and_keras_are_missing(tmp_path: Path) -> None:
-    model = model_of("cifg", 2)
-    (tmp_path / "model.tflite").write_bytes(content_of("cifg", 2))
-    tokens = np.random.default_rng(1).integers(0, VOCABULARY, (3, 40)).astype(np.int32)
-    states = first_states(model, 3)
+    network = network_of("cifg", 2, "untied")
+    (tmp_path / "model.tflite").write_bytes(tflite_of("cifg", 2, "untied"))
+    tokens, states = tokens_of(3, 40), states_of(network, 3)
     np.savez(tmp_path / "given.npz", tokens=tokens, **{f"state_{i}_in": state for i, state in enumerate(states)})
     names = [str(tmp_path / name) for name in ("model.tflite", "given.npz", "made.npz")]
     command = [sys.executable, "-c", RUN_WITHOUT_TENSORFLOW, *names]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    made, reference = np.load(tmp_path / "made.npz"), KerasStepper(model)
-    for name, (logits, after) in {
-        "sequence": reference.sequence(tokens, states),
+    made, reference = np.load(tmp_path / "made.npz"), KerasStepper(network)
+    logits, after = reference.sequence(tokens, states)
+    for name, (wanted, wanted_after) in {
+        "sequence": (logits, after),
+        "prefill": (logits[:, -1], after),
         "step": reference.step(tokens[:, 0], states),
     }.items():
-        np.testing.assert_allclose(made[f"{name}_logits"], logits, rtol=1e-5, atol=1e-5)
-        for i, state in enumerate(after):
+        np.testing.assert_allclose(made[f"{name}_logits"], wanted, rtol=1e-5, atol=1e-5)
+        for i, state in enumerate(wanted_after):
             np.testing.assert_allclose(made[f"{name}_state_{i}_out"], state, rtol=1e-5, atol=1e-5)
 
 
 def test_threads_change_nothing(tmp_path: Path) -> None:
-    model = model_of("lstm", 1)
-    (tmp_path / "model.tflite").write_bytes(content_of("lstm", 1))
-    tokens, states = np.arange(40, dtype=np.int32).reshape(2, 20), first_states(model, 2)
-    one, two = (open_tflite(tmp_path / "model.tflite", Spec.of(model), threads).sequence(tokens, states) for threads in (1, 2))
+    network = network_of(*LSTM)
+    (tmp_path / "model.tflite").write_bytes(tflite_of(*LSTM))
+    tokens, states = tokens_of(2, 20), states_of(network, 2)
+    one, two = (open_tflite(tmp_path / "model.tflite", Spec.of(network), n).sequence(tokens, states) for n in (1, 2))
     np.testing.assert_allclose(one[0], two[0], rtol=1e-6, atol=1e-6)
 
 
-def test_operators_counts_all_subgraphs_and_names_custom_ones() -> None:
-    codes = []
-    for builtin, custom in ((schema.BuiltinOperator.ADD, None), (schema.BuiltinOperator.CUSTOM, b"FlexSoftmax")):
-        code = schema.OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode, code.customCode = builtin, min(builtin, 127), custom
-        codes.append(code)
-    model = schema.ModelT()
-    model.operatorCodes, model.subgraphs = codes, [subgraph(0, 1), subgraph(0, 0)]
-    builder = flatbuffers.Builder(0)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    assert operators(bytes(builder.Output())) == {"ADD": 3, "FlexSoftmax": 1}
+@pytest.fixture(scope="module")
+def of_floats() -> Network:
+    return Network.of(of_features(layers.GRU(12, return_sequences=True), layers.LayerNormalization(), layers.Dense(5, "tanh")))
 
 
-def subgraph(*codes: int) -> Any:
-    graph = schema.SubGraphT()
-    graph.operators = []
-    for code in codes:
-        operator = schema.OperatorT()
-        operator.opcodeIndex = code
-        graph.operators.append(operator)
-    return graph
+def test_features_in_and_outputs_out(of_floats: Network, tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(tflite.float32(of_floats, Spec.of(of_floats)))
+    runner = open_tflite(tmp_path / "model.tflite", Spec.of(of_floats))
+    x = np.random.default_rng(3).normal(0, 2, (3, 70, 8)).astype(np.float32)
+    found, (state,) = runner.sequence(x, states_of(of_floats, 3))
+    wanted, (wanted_state,) = KerasStepper(of_floats, 8).sequence(x, states_of(of_floats, 3))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(state, wanted_state, rtol=1e-5, atol=1e-5)
 
 
-def test_minimum_runtime_is_a_version() -> None:
-    assert re.fullmatch(r"\d+\.\d+\.\d+", minimum_runtime(content_of("plain", 1)))
+def test_ranges_are_those_of_a_stream_with_its_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    # These kernels are too small to be quantized, so that their products would not be looked at.
+    monkeypatch.setattr(quantize, "SMALLEST", 1)
+    network, spec = network_of(*LSTM), Spec.of(network_of(*LSTM))
+    stream = tokens_of(1, 60)
+    step = flatbuffer.only(tflite_of(*LSTM), "step")
+    found = tflite.ranges(step, spec, stream[0])
+    logits, _ = KerasStepper(network).sequence(stream, spec.initial_states(1))
+    embedded = network.model.embedding.embeddings.numpy()[stream[0]]
+    for values in (logits, embedded):  # the last product's result, and the first one's input
+        assert any(np.allclose(bounds, (values.min(), values.max()), atol=1e-5) for bounds in found.values())
+    assert len(found) == 2 * 3, "inputs and results of W·X, R·H and the logits"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,58 @@ def test_each_line_with_words_is_closed() -> None:
     assert WORDS.cut("a b\n\n  \nc") == ["a", "b", "<eos>", "c", "<eos>"]
     assert WORDS.cut("a\n") == ["a", "<eos>"]
     assert WORDS.cut("") == WORDS.cut(" \n\t\n") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("How are", ["how", "are"]),
+        ("How are\n", ["how", "are", "<eos>"]),
+        ("How are\n  ", ["how", "are", "<eos>"]),
+        ("\n\nHow\n are \n \n", ["how", "<eos>", "are", "<eos>"]),
+        ("How are\r\nyou", ["how", "are", "<eos>", "you"]),
+        ("", []),
+        (" \n ", []),
+    ],
+)
+def test_a_prompt_is_closed_by_a_newline_alone(text: str, tokens: list[str]) -> None:
+    assert WORDS.prompt(text) == tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("", []),
+        (" ", []),
+        ("\n", ["<eos>"]),
+        (" \n\n", ["<eos>"]),
+        ("you\n", ["you", "<eos>"]),
+        ("\nyou\n\nwell", ["<eos>", "you", "<eos>", "well"]),
+    ],
+)
+def test_a_prompt_goes_on_in_a_line(text: str, tokens: list[str]) -> None:
+    assert WORDS.prompt(text, in_line=True) == tokens
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.sampled_from(" \n\r") | st.characters()), st.data())
+def test_pieces_that_part_at_spaces_are_read_as_the_whole(text: str, data: st.DataObject) -> None:
+    borders = [i for i in range(len(text) + 1) if set(text[max(0, i - 1) : i + 1]) & {" ", "\n"}]
+    cuts = sorted(data.draw(st.lists(st.sampled_from(borders)))) if borders else []
+    for vocabulary in (WORDS, CASED, CHARACTERS):
+        read: list[str] = []
+        for first, end in pairwise((0, *cuts, len(text))):
+            read += vocabulary.prompt(text[first:end], in_line=bool(read) and read[-1] != vocabulary.end)
+        assert read == vocabulary.prompt(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("ab \n") | st.characters()))
+def test_a_text_is_a_prompt_whose_last_line_is_closed(text: str) -> None:
+    """The tokens line by line, each line with the end it has earned."""
+    lines = [WORDS.prompt(line) for line in text.split("\n")]
+    assert WORDS.cut(text) == [token for line in lines if line for token in (*line, WORDS.end)]
+    assert CHARACTERS.cut(text) == CHARACTERS.prompt(text)
 
 
 def test_characters() -> None:

@@ -1,0 +1,119 @@
+"""From a run, or from a Keras model that has none, to a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.artifact import FORMATS, PRECISIONS, TRAINABLE, check_precisions, wanted
+from export.bundle import table, write_bundle
+from export.network import LOGITS, Network
+from export.reference import QUALITY, Reference
+from export.source import Source
+from seqapp.config import Config
+from seqapp.errors import UsageError
+from seqapp.run import Run, check_target
+from seqapp.step import Array
+from seqapp.vocabulary import Vocabulary
+
+CALIBRATION = 1000  # timesteps
+
+
+def export_run(run: Run, target: Path, formats: list[str], precisions: list[str], profiles: list[str]) -> str:
+    """Writes the bundle of a run, judged on its held-out stream; returns a table for people.
+
+    Raises:
+        UsageError: a format cannot hold the run's cell, or the run is damaged.
+        RunFailed: a file is not the trained model; nothing is left behind.
+    """
+    vocabulary, stream = run.vocabulary, run.tokens(run.held_out)
+    perplexity = run.metrics[run.held_out]["perplexity"]["value"]
+    inputs = np.r_[vocabulary.end_number, stream[:-1]]
+    reference = Reference(Network.of(run.load_model()), inputs, stream, vocabulary.unit)
+    calibration = run.tokens("train")[:CALIBRATION]
+    source = Source(run.config.task, reference, calibration, vocabulary, perplexity, describe(run.config))
+    return table(write_bundle(source, target, wanted(formats, precisions, profiles)))
+
+
+def describe(config: Config) -> str:
+    """What a run is, for people."""
+    m, data = config.model, config.data.data
+    of = Path(data).name if data else "the conversations of chitchat-dataset"
+    unit = config.task.removeprefix("next-")
+    return f"Predicts the next {unit} of a text. Cell {m.cell}, {m.layers} × {m.units} units; trained on {of}."
+
+
+def source_of(
+    model: Any, inputs: Array | None, targets: Array | None, vocabulary: Vocabulary | None, output: str | None, task: str
+) -> Source:
+    """What `export.convert` makes of its arguments; it describes them."""
+    network = Network.of(model, output)
+    given = _random_inputs(network) if inputs is None else np.asarray(inputs)
+    inputs, targets = _pairs(network, given, targets)
+    reference = Reference(network, inputs, targets, vocabulary.unit if vocabulary else "word")
+    _check_vocabulary(reference, vocabulary)
+    return Source(task, reference, inputs[:CALIBRATION], vocabulary)
+
+
+def convert(
+    source: Source, target: Path, formats: list[str], precisions: list[str], trainable: bool, overwrite: bool
+) -> dict[str, Any]:
+    """Writes the bundle `target` and returns its manifest.
+
+    Raises:
+        UsageError: a format or precision does not exist or fit, or the target is there.
+        RunFailed: a file is not the model; nothing is left behind.
+    """
+    for kind, given, known in (("formats", formats, FORMATS), ("quantize", precisions, PRECISIONS)):
+        if set(given) - set(known):
+            raise UsageError(f"{kind} must be among {', '.join(known)}. Received: {', '.join(given)}")
+    if not formats:
+        raise UsageError(f"formats must name what to write, among {', '.join(FORMATS)}. Received: none")
+    check_precisions(formats, precisions)
+    check_target(target, "directory", "manifest.json", overwrite)
+    return write_bundle(source, target, wanted(formats, precisions, [TRAINABLE] if trainable else []))
+
+
+def _random_inputs(network: Network) -> Array:
+    rng = np.random.default_rng(0)
+    if network.features is None:
+        return rng.integers(0, network.stages[0].table.shape[0], QUALITY)  # type: ignore[union-attr]
+    return rng.normal(size=(QUALITY, network.features))
+
+
+def _pairs(network: Network, inputs: Array, targets: Array | None) -> tuple[Array, Array | None]:
+    """Inputs and targets that fit the model and each other: what follows a token is its target, where no other is given."""
+    features, logits = network.features, network.output.endswith(LOGITS)
+    wanted = "(N,) of tokens" if features is None else f"(N, {features}) of features"
+    if inputs.shape[1:] != (() if features is None else (features,)) or len(inputs) < 2:
+        raise UsageError(f"inputs must have the shape {wanted}. Received: {inputs.shape}")
+    if features is None:
+        size = network.stages[0].table.shape[0]  # type: ignore[union-attr]
+        _check_numbers("inputs", inputs, size)
+        if targets is None and logits and network.output_size == size:
+            return inputs[:-1], inputs[1:]
+    elif not np.isfinite(inputs).all():
+        raise UsageError("inputs must be finite numbers. Received: some that are not")
+    if targets is None:
+        return inputs, None
+    if not logits:
+        raise UsageError(f"targets need an output of logits: name it so, or leave the targets out. Received: {network.output}")
+    if np.shape(targets) != (len(inputs),):
+        raise UsageError(f"targets must have the shape ({len(inputs)},), one for each input. Received: {np.shape(targets)}")
+    _check_numbers("targets", np.asarray(targets), network.output_size)
+    return inputs, np.asarray(targets)
+
+
+def _check_numbers(name: str, numbers: Array, size: int) -> None:
+    if numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= size:
+        given = f"{numbers.dtype} from {numbers.min()} to {numbers.max()}"
+        raise UsageError(f"{name} must be whole numbers from 0 to {size - 1}. Received: {given}")
+
+
+def _check_vocabulary(reference: Reference, vocabulary: Vocabulary | None) -> None:
+    if vocabulary and (reference.spec.features is not None or len(vocabulary) != reference.spec.output_size):
+        raise UsageError(
+            f"The vocabulary has {len(vocabulary)} tokens, and the model is none of so many: leave the vocabulary out."
+        )

@@ -1,0 +1,154 @@
+"""A bundle as another program finds it: its manifest read, its files checked before an engine sees them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from operator import index
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from export.spec import FEATURES, STEP, Signature, Spec, State
+from seqapp.errors import UsageError
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as the manifest names it; a size or a checksum that it does not give is not checked."""
+
+    path: str
+    bytes: int | None = None
+    sha256: str | None = None
+    format: str = ""
+    precision: str = ""
+
+
+def read(bundle: Path) -> dict[str, Any]:
+    """The manifest of a bundle.
+
+    Raises:
+        UsageError: there is none, or it is no JSON object.
+    """
+    try:
+        text = (bundle / "manifest.json").read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{bundle} is no bundle, it has no manifest.json: make one with python -m export.") from None
+    with _damage(bundle):
+        content = json.loads(text.decode("utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError("it is no JSON object")
+        return content
+
+
+def spec_of(bundle: Path, content: dict[str, Any]) -> Spec:
+    """What the files of a bundle promise, by its manifest.
+
+    Raises:
+        UsageError: the manifest is damaged, or its signatures are not those of a model that runs step by step.
+    """
+    with _damage(bundle):
+        step = {side: {t["name"]: t["shape"] for t in content["signatures"][STEP][side]} for side in ("inputs", "outputs")}
+        states = tuple(
+            State(i, s["layer"], s["role"], _initial(bundle, s, index(step["inputs"][s["input"]][-1])))
+            for i, s in enumerate(content["states"])
+        )
+        (output,) = step["outputs"].keys() - {s["output"] for s in content["states"]}
+        features = index(step["inputs"][FEATURES][-1]) if FEATURES in step["inputs"] else None
+        spec = Spec(index(step["outputs"][output][-1]), states, features, output)
+        if [(s["input"], s["output"]) for s in content["states"]] != [(state.input, state.output) for state in states]:
+            raise ValueError(f"its states should be named {[state.input for state in states]} and so on, in their order")
+        for name, signature in spec.signatures.items():
+            if name in content["signatures"] and _tensors(content["signatures"][name]) != _declared(signature):
+                raise ValueError(f"its signature {name} is not that of a model that runs step by step")
+        return spec
+
+
+def files_of(bundle: Path, content: dict[str, Any]) -> list[File]:
+    """The model files of a bundle, in the order of its manifest.
+
+    Raises:
+        UsageError: the manifest is damaged.
+    """
+    with _damage(bundle):
+        return [File(f["path"], index(f["bytes"]), str(f["sha256"]), f["format"], f["precision"]) for f in content["files"]]
+
+
+def vocabulary_of(bundle: Path, content: dict[str, Any]) -> File | None:
+    """The vocabulary of a bundle, if it has one.
+
+    Raises:
+        UsageError: the manifest is damaged.
+    """
+    with _damage(bundle):
+        entry = content.get("vocabulary")
+        return None if entry is None else File(entry["path"], entry.get("bytes"), entry.get("sha256"))
+
+
+def checked(bundle: Path, file: File) -> Path:
+    """Where a file lies, once it is known to be the one that was exported.
+
+    Raises:
+        UsageError: it is missing, changed, or not in the bundle.
+    """
+    path = _inside(bundle, file.path)
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}, which the manifest names: copy the whole bundle again, or export again.")
+    size = path.stat().st_size
+    if file.bytes is not None and size != file.bytes:
+        raise UsageError(f"{path} has {size} bytes and should have {file.bytes}: copy it again, or export again.")
+    if file.sha256 is not None:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != file.sha256:
+            raise UsageError(f"{path} was changed: its SHA-256 is {digest} and should be {file.sha256}; copy it again.")
+    return path
+
+
+def _inside(bundle: Path, name: str) -> Path:
+    """The path of a file of the bundle; a manifest must not lead anywhere else, not by a link either."""
+    with _damage(bundle):
+        path, parts = bundle / name, PurePath(name)
+        if parts.is_absolute() or ".." in parts.parts or not path.resolve().is_relative_to(bundle.resolve()):
+            raise UsageError(f"The manifest of {bundle} names {name!r}, which is not in the bundle: do not use it.")
+        return path
+
+
+def _initial(bundle: Path, state: dict[str, Any], size: int) -> tuple[float, ...]:
+    """The first state (U,): one number for all units, or an array in a file of the bundle."""
+    initial = state["initial"]
+    if isinstance(initial, str):
+        with checked(bundle, File(initial, sha256=state.get("sha256"))).open("rb") as stream:
+            values = np.lib.format.read_array(stream, allow_pickle=False)
+    else:
+        values = np.full(size, float(initial))
+    if values.shape != (size,) or not (np.abs(values) <= np.finfo(np.float32).max).all():
+        raise ValueError(f"the first state {initial!r} is not {size} finite numbers")
+    return tuple(values.astype(np.float32).tolist())
+
+
+@contextmanager
+def _damage(bundle: Path) -> Iterator[None]:
+    """Turns whatever reading a damaged manifest can raise into one line."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UsageError(f"{bundle / 'manifest.json'} is damaged ({words}): copy it again, or export again.") from None
+
+
+Tensors = dict[str, tuple[str, list[str | int]]]
+
+
+def _tensors(signature: dict[str, Any]) -> tuple[Tensors, Tensors]:
+    inputs, outputs = ({t["name"]: (t["dtype"], t["shape"]) for t in signature[side]} for side in ("inputs", "outputs"))
+    return inputs, outputs
+
+
+def _declared(signature: Signature) -> tuple[Tensors, Tensors]:
+    inputs, outputs = ({t.name: (t.dtype, list(t.shape)) for t in side} for side in (signature.inputs, signature.outputs))
+    return inputs, outputs

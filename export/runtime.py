@@ -1,0 +1,129 @@
+"""A bundle at work, with numpy and one engine and nothing of TensorFlow: text in, what comes next out.
+
+`load("bundle").predict("how are", top=3)` gives the likely next words; `load("bundle").session()` is a stream that can be fed,
+continued, saved and restored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from export import reading
+from export.reading import File
+from export.runners import OPENERS, Runner
+from export.session import Session
+from export.spec import TOKENS, Spec
+from seqapp.errors import UsageError, need
+from seqapp.step import Array
+from seqapp.vocabulary import Vocabulary
+
+# The format that each engine runs and the package it comes in, in the order they are tried. The extras bear the same names.
+ENGINES = {"litert": ("tflite", "ai_edge_litert"), "onnx": ("onnx", "onnxruntime")}
+
+
+def load(bundle: str | Path, engine: str | None = None, precision: str = "float32") -> Model:
+    """Loads one file of a bundle, after checking it against the manifest.
+
+    Args:
+        bundle: a directory that `python -m export` made.
+        engine: `litert` or `onnx`; by default LiteRT, if it is installed and the bundle has a file for it, else ONNX Runtime.
+        precision: which of the engine's files, in the words of the manifest; the first, where it has several.
+
+    Raises:
+        UsageError: the bundle is damaged or has no such file, the engine is not installed, or it refuses the file.
+    """
+    bundle = Path(bundle)
+    content = reading.read(bundle)
+    spec = reading.spec_of(bundle, content)
+    file = _choose(bundle, reading.files_of(bundle, content), engine, precision)
+    vocabulary = _vocabulary(bundle, reading.vocabulary_of(bundle, content), spec)
+    runner = _opened(reading.checked(bundle, file), file.format, spec)
+    return Model(runner, vocabulary, bytes.fromhex(str(file.sha256)))
+
+
+class Model:
+    """A file of a bundle, loaded: a `seqapp.step.Stepper`, and over it text in and text out.
+
+    Threads may share it, and any number of sessions run over it.
+
+    Attributes:
+        vocabulary: how text becomes tokens; None where the bundle has none or takes no tokens.
+        identity: the SHA-256 of the file, 32 bytes.
+    """
+
+    def __init__(self, runner: Runner, vocabulary: Vocabulary | None, identity: bytes) -> None:
+        self.runner, self.vocabulary, self.identity = runner, vocabulary, identity
+
+    def initial_states(self, batch_size: int) -> list[Array]:
+        """The states (B, U) before the first timestep."""
+        return self.runner.initial_states(batch_size)
+
+    def step(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
+        """tokens (B,), or features (B, F), and states -> output (B, V) and states."""
+        return self.runner.step(tokens, states)
+
+    def sequence(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
+        """tokens (B, T), or features (B, T, F), and states -> output (B, T, V) and states."""
+        return self.runner.sequence(tokens, states)
+
+    def session(self) -> Session:
+        """A new stream.
+
+        Raises:
+            UsageError: the model has no vocabulary, so it takes no text.
+        """
+        if self.vocabulary is None:
+            raise UsageError(f"The model has no vocabulary, it takes {self.runner.spec.input}: use its step and sequence.")
+        return Session(self.runner, self.vocabulary, self.identity)
+
+    def predict(self, text: str, top: int = 3) -> list[tuple[str, float]]:
+        """The most likely tokens after a text that starts a stream, with their probabilities, as `Session.predict` has them."""
+        session = self.session()
+        session.feed(text)
+        return session.predict(top)
+
+
+def _choose(bundle: Path, files: list[File], engine: str | None, precision: str) -> File:
+    """The file of a precision for the engine, or for the first engine that is installed."""
+    if engine is not None and engine not in ENGINES:
+        raise UsageError(f"There is no engine {engine!r}: choose among {', '.join(ENGINES)}.")
+    asked = [(name, file) for name in ENGINES if engine in (None, name) for file in files if file.format == ENGINES[name][0]]
+    fitting = [(name, file) for name, file in asked if file.precision == precision]
+    if not fitting:
+        there = ", ".join(dict.fromkeys(f"{file.precision} for {name}" for name, file in asked)) or "none"
+        raise UsageError(f"{bundle} has no file of precision {precision!r} for {engine or 'an engine'}. There is: {there}.")
+    installed = [file for name, file in fitting if find_spec(ENGINES[name][1])]
+    if not installed:
+        need(ENGINES[fitting[0][0]][1], fitting[0][0])
+    return installed[0]
+
+
+def _vocabulary(bundle: Path, file: File | None, spec: Spec) -> Vocabulary | None:
+    if file is None or spec.input != TOKENS:
+        return None
+    vocabulary = Vocabulary.load(reading.checked(bundle, file))
+    if len(vocabulary) != spec.output_size:
+        raise UsageError(
+            f"{bundle}: the vocabulary has {len(vocabulary)} tokens and the model {spec.output_size}; "
+            "they are not of the same export: copy the whole bundle again."
+        )
+    return vocabulary
+
+
+def _opened(path: Path, format: str, spec: Spec) -> Runner:
+    """The file in its engine, run once: some faults show at the first call only."""
+    try:
+        runner = OPENERS[format](path, spec)
+        inputs = np.zeros((1,) if spec.features is None else (1, spec.features), spec.input_dtype)
+        output, states = runner.step(inputs, runner.initial_states(1))
+        found = [array.shape[-1] for array in (output, *states)]
+        if found != (wanted := [spec.output_size, *(state.size for state in spec.states)]):
+            raise ValueError(f"its outputs have widths {found}, and the manifest says {wanted}")
+        return runner
+    except Exception as error:  # the engines' exceptions have no base class but this one
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"The engine refuses {path} ({words}): update the engine, or export again.") from None

@@ -1,0 +1,142 @@
+"""One `step` of a bundle's own model in the languages of its users, with the real names and sizes of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from export.spec import STEP
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the snippets need to know of a `step`: the input's name and width (None for tokens), states and the output."""
+
+    input: str
+    features: int | None
+    states: tuple[tuple[str, str, int], ...]
+    output: str
+    width: int
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> Step:
+        sides = {side: {t["name"]: t["shape"] for t in content["signatures"][STEP][side]} for side in ("inputs", "outputs")}
+        states = tuple((s["input"], s["output"], int(sides["inputs"][s["input"]][-1])) for s in content["states"])
+        (name,) = sides["inputs"].keys() - {state[0] for state in states}
+        (output,) = sides["outputs"].keys() - {state[1] for state in states}
+        shape = sides["inputs"][name]
+        return cls(name, int(shape[-1]) if len(shape) > 1 else None, states, output, int(sides["outputs"][output][-1]))
+
+    def each(self, line: str, separator: str = "\n") -> str:
+        """A line for each state, with its NUMBER, its names IN and OUT, and its SIZE."""
+        return separator.join(
+            line.replace("NUMBER", str(i)).replace("IN", before).replace("OUT", after).replace("SIZE", str(size))
+            for i, (before, after, size) in enumerate(self.states)
+        )
+
+
+def snippets(content: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
+    """By language: the format it loads, what its code block is called, and the code."""
+    step = Step.of(content)
+    makers: dict[str, tuple[str, str, Callable[[Step], str]]] = {
+        "Python": ("tflite", "python", _python),
+        "Kotlin": ("tflite", "kotlin", _kotlin),
+        "Swift": ("tflite", "swift", _swift),
+        "C++": ("tflite", "cpp", _cpp),
+        "JavaScript": ("onnx", "js", _javascript),
+    }
+    formats = {file["format"] for file in content["files"] if file["precision"] == "float32"}
+    return {name: (kind, block, make(step)) for name, (kind, block, make) in makers.items() if kind in formats}
+
+
+def _python(step: Step) -> str:
+    inputs = "np.array([token], np.int32)" if step.features is None else "token[None].astype(np.float32)"
+    return f"""import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+step = Interpreter("model.tflite").get_signature_runner("step")
+states = {{{step.each('"IN": np.zeros((1, SIZE), np.float32)', ", ")}}}
+for token in {_example(step, "[0, 1, 2]", f"np.zeros((3, {step.features}))")}:
+    result = step({step.input}={inputs}, **states)
+    states = {{{step.each('"IN": result["OUT"]', ", ")}}}
+print(result["{step.output}"][0])"""
+
+
+def _kotlin(step: Step) -> str:
+    inputs = "intArrayOf(token)" if step.features is None else "arrayOf(token)"
+    values = step.each("            val stateNUMBER = Array(1) { FloatArray(SIZE) }").replace("            ", "    ")
+    return f"""import org.tensorflow.lite.Interpreter
+
+Interpreter(File("model.tflite")).use {{ interpreter ->
+{values}
+    val result = Array(1) {{ FloatArray({step.width}) }}
+    for (token in {"tokens" if step.features is None else "rows"}) {{
+        interpreter.runSignature(
+            mapOf<String, Any>("{step.input}" to {inputs}, {step.each('"IN" to stateNUMBER', ", ")}),
+            mapOf<String, Any>("{step.output}" to result, {step.each('"OUT" to stateNUMBER', ", ")}),
+            "step",
+        )
+    }}
+}}"""
+
+
+def _swift(step: Step) -> str:
+    inputs = "withUnsafeBytes(of: token) { Data($0) }" if step.features is None else "token.withUnsafeBytes { Data($0) }"
+    each = "tokens {  // [Int32]" if step.features is None else "rows {  // [[Float32]]"
+    return f"""import TensorFlowLite
+
+let step = try Interpreter(modelPath: "model.tflite").signatureRunner(with: "step")
+{step.each("var stateNUMBER = Data(count: SIZE * MemoryLayout<Float32>.size)")}
+for token in {each}
+    try step.invoke(with: ["{step.input}": {inputs}, {step.each('"IN": stateNUMBER', ", ")}])
+{step.each('    stateNUMBER = try step.output(named: "OUT").data')}
+}}
+let result = try step.output(named: "{step.output}").data.withUnsafeBytes {{ Array($0.bindMemory(to: Float32.self)) }}"""
+
+
+def _cpp(step: Step) -> str:
+    copied = (
+        f'*step->input_tensor("{step.input}")->data.i32 = token;'
+        if step.features is None
+        else f'std::copy_n(token, {step.features}, step->input_tensor("{step.input}")->data.f);'
+    )
+    back = 'std::copy_n(step->output_tensor("OUT")->data.f, SIZE, step->input_tensor("IN")->data.f);'
+    return f"""#include "tensorflow/lite/interpreter_builder.h"
+#include "tensorflow/lite/kernels/register.h"
+#include "tensorflow/lite/model_builder.h"
+
+auto model = tflite::FlatBufferModel::BuildFromFile("model.tflite");
+tflite::ops::builtin::BuiltinOpResolver operators;
+std::unique_ptr<tflite::Interpreter> interpreter;
+tflite::InterpreterBuilder(*model, operators)(&interpreter);
+auto* step = interpreter->GetSignatureRunner("step");
+step->AllocateTensors();
+{step.each('std::fill_n(step->input_tensor("IN")->data.f, SIZE, 0.0f);')}
+for (auto token : {"tokens" if step.features is None else "rows"}) {{
+  {copied}
+  step->Invoke();
+  {step.each(back, chr(10) + "  ")}
+}}
+const float* result = step->output_tensor("{step.output}")->data.f;  // {step.width} numbers"""
+
+
+def _javascript(step: Step) -> str:
+    inputs = (
+        f'{step.input}: new ort.Tensor("int32", [token], [1, 1])'
+        if step.features is None
+        else f'{step.input}: new ort.Tensor("float32", token, [1, 1, {step.features}])'
+    )
+    return f"""import * as ort from "onnxruntime-web";
+
+const session = await ort.InferenceSession.create("model.onnx");
+let result, states = {{ {step.each('IN: new ort.Tensor("float32", new Float32Array(SIZE), [1, SIZE])', ", ")} }};
+for (const token of {_example(step, "[0, 1, 2]", f"[new Float32Array({step.features})]")}) {{
+  result = await session.run({{ {inputs}, ...states }});
+  states = {{ {step.each("IN: result.OUT", ", ")} }};
+}}
+console.log(result.{step.output}.data);"""
+
+
+def _example(step: Step, tokens: str, rows: str) -> str:
+    return tokens if step.features is None else rows

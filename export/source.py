@@ -1,0 +1,49 @@
+"""What a bundle is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from export import tflite
+from export.artifact import TRAINABLE, Artifact
+from export.onnx_graph import write_onnx
+from export.reference import Reference
+from export.saved_model import write_saved_model
+from export.trainable import write_trainable
+from seqapp.step import Array
+from seqapp.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A model, what it is compared on, and what is said of it.
+
+    `calibration` are inputs, in their order, that int8 learns its ranges from; `perplexity` is what is known of the model on
+    all inputs of the reference.
+    """
+
+    task: str
+    reference: Reference
+    calibration: Array
+    vocabulary: Vocabulary | None = None
+    perplexity: float | None = None
+    description: str = ""
+
+    @cached_property
+    def tflite(self) -> bytes:
+        return tflite.float32(self.reference.network, self.reference.spec)
+
+    def write(self, artifact: Artifact, path: Path) -> None:
+        network, spec = self.reference.network, self.reference.spec
+        if artifact.profile == TRAINABLE:
+            write_trainable(network, spec, path)
+        elif artifact.format == "saved_model":
+            write_saved_model(network, spec, path, self.vocabulary)
+        elif artifact.format == "onnx":
+            write_onnx(network, spec, path, artifact.precision)
+        elif artifact.precision == "float32":
+            path.write_bytes(self.tflite)
+        else:
+            path.write_bytes(tflite.quantized(self.tflite, artifact.precision, spec, self.calibration))
