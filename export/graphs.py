@@ -75,8 +75,9 @@ def _loop(stage: Recurrent, x: Tensor, states: States) -> tuple[Tensor, States]:
         step, prepared = stage.cell.recur, tf.reshape(rows, tf.concat([tf.shape(x)[:2], [rows.shape[-1]]], 0))
 
     def body(k: Tensor, states: States) -> tuple[Tensor, States]:
-        y, after = step(tf.squeeze(tf.slice(prepared, tf.stack([0, k, 0]), [-1, 1, -1]), 1), states)
-        return y[:, None], keras.tree.flatten(after)
+        # A gather, not a slice: the shapes in the loop are then known before it runs, and LiteRT plans its memory once.
+        y, after = step(tf.gather(prepared, k, axis=1), states)
+        return tf.expand_dims(y, 1), keras.tree.flatten(after)
 
     return _collect(body, tf.shape(x)[1], 1, tf.shape(x)[:1], stage.width, states)
 
@@ -85,15 +86,21 @@ def _in_blocks(scan: Body, width: int, sizes: tuple[int, ...]) -> Body:
     """The same scan, run over blocks of at most sizes[0] timesteps, and these over blocks of sizes[1]."""
     if not sizes:
         return scan
-    inner, size = _in_blocks(scan, width, sizes[1:]), sizes[0]
+    inner = _in_blocks(scan, width, sizes[1:])
 
     def blocks(x: Tensor, states: States) -> tuple[Tensor, States]:
+        timesteps = tf.shape(x)[1]
+        # A short sequence is one short block: no buffer longer than it is filled and copied.
+        size = tf.minimum(sizes[0], tf.maximum(timesteps, 1))
+
         def body(k: Tensor, states: States) -> tuple[Tensor, States]:
             return inner(_block(x, k, size), states)
 
-        timesteps = tf.shape(x)[1]
         y, states = _collect(body, _count(timesteps, size), size, tf.shape(x)[:1], width, states)
-        return tf.ensure_shape(y[:, :timesteps], [None, None, width]), states
+        # A slice, not y[:, :timesteps]: LiteRT's STRIDED_SLICE copies number by number.
+        y = tf.slice(y, [0, 0, 0], tf.stack([-1, timesteps, width]))
+        y.set_shape([None, None, width])
+        return y, states
 
     return blocks
 
@@ -111,14 +118,15 @@ def _last_of_blocks(scan: Body, x: Tensor, states: States, width: int, size: int
     return y, after
 
 
-def _count(timesteps: Tensor, size: int) -> Tensor:
+def _count(timesteps: Tensor, size: Any) -> Tensor:
     return (timesteps + size - 1) // size
 
 
-def _block(x: Tensor, k: Tensor, size: int) -> Tensor:
+def _block(x: Tensor, k: Tensor, size: Any) -> Tensor:
     """The k-th block of x (B, T, ...) along the time."""
-    here, rest = tf.minimum(size, tf.shape(x)[1] - k * size), len(x.shape) - 2
-    return tf.slice(x, tf.stack([0, k * size] + [0] * rest), tf.stack([-1, here] + [-1] * rest))
+    here, rest = tf.minimum(size, tf.shape(x)[1] - k * size), list(x.shape[2:])
+    # The features by their number: after a -1 the slice would not know its own width.
+    return tf.slice(x, tf.stack([0, k * size] + [0] * len(rest)), tf.stack([-1, here, *rest]))
 
 
 def _while(
@@ -136,7 +144,7 @@ def _while(
 
 
 def _collect(
-    body: Callable[[Tensor, States], tuple[Tensor, States]], count: Tensor, size: int, batch: Tensor, width: int, states: States
+    body: Callable[[Tensor, States], tuple[Tensor, States]], count: Tensor, size: Any, batch: Tensor, width: int, states: States
 ) -> tuple[Tensor, States]:
     """Runs `body` count times and puts its outputs (B, up to size, width) behind one another: (B, count · size, width)."""
 
