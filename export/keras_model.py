@@ -59,21 +59,28 @@ def _no_link(layer: Any) -> UsageError:
     )
 
 
+def fixed_length(model: Any) -> int | None:
+    """The only number of timesteps that a model takes, if it is bound to one."""
+    shape = getattr(model, "input_shape", (None, None))
+    return None if shape[1] is None else int(shape[1])
+
+
 def output(model: Any, x: Array) -> Array:
     """The first output of a model for x (1, T) or (1, T, F), from its first states; the model is left as it was."""
-    shape = getattr(model, "input_shape", None) or [None]
+    rows = getattr(model, "input_shape", (None,))[0] or 1
     with _as_it_was(model):
-        found = model(np.repeat(x, shape[0] or 1, axis=0), training=False)
+        found = model(np.repeat(x, rows, axis=0), training=False)
     return np.asarray(found[0] if isinstance(found, (tuple, list)) else found)[:1]
 
 
 @contextmanager
 def _as_it_was(model: Any) -> Iterator[None]:
     """Clears the states that stateful layers hold, and puts these and the seeds of dropout back in the end."""
-    kept = [(variable, variable.numpy()) for variable in model.non_trainable_variables]
-    for layer in model._flatten_layers():
-        if isinstance(layer, layers.RNN) and layer.stateful:
-            layer.reset_states()
+    stateful = [layer for layer in model._flatten_layers() if isinstance(layer, layers.RNN) and layer.stateful]
+    states = [state for layer in stateful for state in keras.tree.flatten(layer.states)]
+    kept = [(variable, variable.numpy()) for variable in (*model.non_trainable_variables, *states)]
+    for layer in stateful:
+        layer.reset_states()
     try:
         yield
     finally:

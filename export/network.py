@@ -90,7 +90,7 @@ class Recurrent:
     @cached_property
     def layer(self) -> Any:
         """The cell in a `keras.layers.RNN` of the exporter's own, whatever the model wraps it in."""
-        return Driven(self.cell, return_sequences=True, return_state=True)
+        return Driven(self.cell, return_sequences=True, return_state=True, dtype=self.cell.dtype_policy)
 
     def step(self, x: Tensor, states: States) -> tuple[Tensor, States]:
         """x (B, F), states -> outputs (B, U), states."""

@@ -99,9 +99,10 @@ class Reference:
         Raises:
             UsageError: the two differ.
         """
-        length = LENGTHS[2]
-        found = keras_model.output(self.network.model, self.samples[:1, :length])
-        wanted = self.whole(self.keras, self.samples[:1], [length])[0]
+        length = keras_model.fixed_length(self.network.model) or LENGTHS[2]
+        inputs = self.samples[:1, np.arange(length) % STEPS]
+        found = keras_model.output(self.network.model, inputs)
+        wanted = self.whole(self.keras, inputs, [length])[0]
         wanted = wanted[:, -1] if self.network.last_only else wanted
         if self.network.softmax_left_out:
             wanted = np.exp(wanted)

@@ -84,6 +84,20 @@ def tflite_of(cell: str, depth: int, end: str) -> bytes:
     return tflite.float32(network, Spec.of(network))
 
 
+LARGE_SIZE, LARGE_UNITS = 80, 48
+
+
+@cache
+def large_network() -> Network:
+    """A plain cell, its table tied to the logits; every weight but the biases is large enough for int8."""
+    return Network.of(model_of(LARGE_SIZE, cell="plain", units=LARGE_UNITS, embedding=LARGE_UNITS, scale=0.1))
+
+
+@cache
+def large_tflite() -> bytes:
+    return tflite.float32(large_network(), Spec.of(large_network()))
+
+
 def states_of(network: Network, rows: int, scale: float = 3.0) -> list[Array]:
     """Large states (B, U)."""
     rng = np.random.default_rng(7)

@@ -22,7 +22,7 @@ Named = dict[str, Array]
 Signature = Callable[[Array, list[Array]], tuple[Array, list[Array]]]
 
 
-def signatures(path: Path) -> dict[str, Signature]:
+def opened(path: Path) -> dict[str, Signature]:
     """The signatures of a SavedModel or a TFLite file; the one of an ONNX file, which with one timestep is `step` too."""
     if path.suffix == ".onnx":
         return _onnx(path)

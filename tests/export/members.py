@@ -109,8 +109,8 @@ def cells_of(model: Any) -> list[Any]:
 def fill(model: Any, width: int, drive: float, gain: float) -> None:
     """Random weights, no two alike: cells that forget slowly, are driven by their inputs and amplify no rounding.
 
-    `width` is that of the first cell's inputs, `drive` the scale of their weights; outputs of the size `gain` make logits of the
-    size that they have in trained models.
+    `width` is that of the first cell's inputs, `drive` the scale of their weights; outputs of the size `gain` make logits as
+    large as those of trained models.
     """
     rng, of_cells = np.random.default_rng(7), set()
     for cell in cells_of(model):

@@ -36,7 +36,7 @@ class Expected:
 
     @classmethod
     def of(cls, model: Any, inputs: Array, before: list[Array]) -> Expected:
-        logs, states = stepped(keras_step(model), inputs, before)
+        logs, states = by_keras(model, inputs, before)
         exact, exact_states = stepped(numpy_step(model), inputs, before)
         errors = difference(logs, exact), max(map(difference, states, exact_states))
         of_logs, of_states = (max(TOLERANCE, ROUNDING_FACTOR * error) for error in errors)
@@ -64,8 +64,8 @@ def stepped(step: Step, inputs: Array, states: list[Array]) -> tuple[Array, list
     return log_softmax(np.stack(logits, 1)), [np.stack(state, 1) for state in zip(*history, strict=True)]
 
 
-def keras_step(model: Any) -> Step:
-    """The model's own cells in float32."""
+def by_keras(model: Any, inputs: Array, before: list[Array]) -> tuple[Array, list[Array]]:
+    """What `stepped` returns, by the model's own cells in float32."""
     own = isinstance(model, SequenceModel)
     first, last = (model.embedding, model.logits) if own else (model.layers[0], model.layers[-1])
 
@@ -77,8 +77,14 @@ def keras_step(model: Any) -> Step:
             after += more
         return last(x), after
 
-    compiled = tf.function(step, autograph=False)
-    return lambda x, states: compiled(tf.constant(x), [tf.constant(state) for state in states])
+    @tf.function(autograph=False)
+    def run(inputs: Any, before: list[Any]) -> tuple[Any, list[Any]]:
+        no_logits = tf.zeros_like(step(inputs[0], before)[0])
+        return tf.scan(lambda carried, x: step(x, carried[1]), inputs, (no_logits, before))
+
+    logits, states = run(np.swapaxes(inputs, 0, 1), before)
+    logits, *states = (np.swapaxes(array, 0, 1) for array in (logits, *states))
+    return log_softmax(logits.astype(np.float64)), states
 
 
 def numpy_step(model: Any) -> Step:

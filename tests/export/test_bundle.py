@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import bundle, manifest
+from export import manifest, reading
 from export.__main__ import main
-from export.onnx_graph import write_onnx
+from export.artifact import Artifact
 from export.runners import OPENERS
-from export.spec import Spec
+from export.source import Source
 from seqapp.run import Run
 from seqapp.step import KerasStepper, log_softmax
 from seqapp.vocabulary import Vocabulary
@@ -57,49 +57,72 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
-def wrong_writer(model: Any, spec: Spec, path: Path) -> None:
+WRITE = Source.write
+
+
+def wrong_writer(source: Source, artifact: Artifact, path: Path) -> None:
     """Writes a file that is almost the model."""
+    model = source.reference.network.model
     bias = model.output_bias.numpy()
     model.output_bias.assign(bias + np.linspace(0, 1e-3, len(bias)))
-    write_onnx(model, spec, path)
+    WRITE(source, artifact, path)
     model.output_bias.assign(bias)
+
+
+FILES = ["saved_model", "model.tflite", "model.onnx"]
 
 
 def test_everything(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run.path)]) == 0
     made = run.path / "bundle"
-    assert capsys.readouterr().out.splitlines()[-1] == str(made)
-    assert sorted(p.name for p in made.iterdir()) == [
-        "manifest.json",
-        "model.onnx",
-        "model.tflite",
-        "saved_model",
-        "vocabulary.json",
-    ]
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == str(made)
+    assert all(f"writing and validating {name}\n" in printed.err for name in FILES)
+    assert sorted(p.name for p in made.iterdir()) == sorted([*FILES, "README.md", "manifest.json", "vocabulary.json"])
     assert Vocabulary.load(made / "vocabulary.json") == run.vocabulary
-    content = manifest.read(made)
+    content = reading.read(made)
     assert (content["task"], content["parameters"]) == ("next-word", run.metrics["parameters"])
+    assert "Cell lstm, 1 × 24 units; trained on talk.txt." in content["description"]
     assert content["vocabulary"]["size"] == len(run.vocabulary)
-    assert [file["path"] for file in content["files"]] == ["saved_model", "model.tflite", "model.onnx"]
+    assert [file["path"] for file in content["files"]] == FILES
     wanted = run.metrics["test"]["perplexity"]
     for file in content["files"]:
         assert file["sha256"] == manifest.digest(made / file["path"])
         assert file["metrics"]["perplexity"]["value"] == pytest.approx(wanted["value"], rel=1e-3)
         assert file["metrics"]["perplexity"]["count"] == wanted["count"] == len(run.tokens("test"))
+        assert f"| `{file['path']}` |" in (made / "README.md").read_text("utf-8")
+        assert any(line.startswith(file["path"]) and f"{file['bytes']:,}" in line for line in printed.out.splitlines())
     for entry in content["parity"]:
         assert entry["largest_difference"] <= entry["tolerance"] == max(1e-5, 4 * entry["keras_float32_error"])
     assert_files_are_the_model(run, made)
 
 
-def assert_files_are_the_model(run: Run, made: Path) -> None:
+def assert_files_are_the_model(run: Run, made: Path, tolerance: float = 2e-5) -> None:
     """On text the model was trained on, where its states are large."""
     model, tokens = run.load_model(), run.tokens("train")[:600].reshape(3, 200)
     reference = KerasStepper(model)
     wanted, _ = reference.sequence(tokens, reference.initial_states(3))
-    for file in manifest.read(made)["files"]:
-        runner = OPENERS[file["format"]](made / file["path"], Spec.of(model))
+    content = reading.read(made)
+    for file in content["files"]:
+        runner = OPENERS[file["format"]](made / file["path"], reading.spec_of(made, content))
         logits, _ = runner.sequence(tokens, runner.initial_states(3))
-        np.testing.assert_allclose(log_softmax(logits), log_softmax(wanted), rtol=0, atol=2e-5)
+        np.testing.assert_allclose(log_softmax(logits), log_softmax(wanted), rtol=0, atol=tolerance)
+
+
+def test_smaller_files(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained("--cell", "gru", "--units", "64", "--embedding", "64")
+    command = [str(run.path), "--out", str(tmp_path / "bundle"), "--format", "onnx", "tflite", "--quantize"]
+    assert main([*command, "int8", "dynamic", "float16"]) == 0
+    files = {file["path"]: file for file in reading.read(tmp_path / "bundle")["files"]}
+    smaller = ["model.dynamic.tflite", "model.float16.tflite", "model.int8.tflite"]
+    assert list(files) == ["model.tflite", *smaller, "model.onnx", "model.int8.onnx"]
+    for path, file in files.items():
+        assert ("losses" in file) == (path not in FILES)
+        assert file["bytes"] == (tmp_path / "bundle" / path).stat().st_size
+    assert files["model.int8.onnx"]["bytes"] < 0.4 * files["model.onnx"]["bytes"]
+    for path in smaller:
+        assert files[path]["bytes"] < 0.8 * files["model.tflite"]["bytes"]
+    assert_files_are_the_model(run, tmp_path / "bundle", tolerance=1.0)
 
 
 def test_some_formats_elsewhere(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,8 +131,8 @@ def test_some_formats_elsewhere(run: Run, tmp_path: Path, capsys: pytest.Capture
     printed = capsys.readouterr()
     assert printed.out.splitlines()[-1] == str(out)
     assert "model.onnx" in printed.out
-    assert sorted(p.name for p in out.iterdir()) == ["manifest.json", "model.onnx", "vocabulary.json"]
-    assert [file["path"] for file in manifest.read(out)["files"]] == ["model.onnx"]
+    assert sorted(p.name for p in out.iterdir()) == ["README.md", "manifest.json", "model.onnx", "vocabulary.json"]
+    assert [file["path"] for file in reading.read(out)["files"]] == ["model.onnx"]
     assert not (run.path / "bundle").exists()
 
 
@@ -122,7 +145,7 @@ def test_an_old_bundle_is_replaced_only_when_asked(run: Run, capsys: pytest.Capt
     assert "exists: name another directory with --out, or replace it with --overwrite" in capsys.readouterr().err
     assert contents(old) == before
     assert main([str(run.path), "--format", "onnx", "--overwrite"]) == 0
-    assert sorted(p.name for p in old.iterdir()) == ["manifest.json", "model.onnx", "vocabulary.json"]
+    assert sorted(p.name for p in old.iterdir()) == ["README.md", "manifest.json", "model.onnx", "vocabulary.json"]
     assert sorted(p.name for p in run.path.iterdir() if p.name.startswith(".")) == []
 
 
@@ -146,7 +169,7 @@ def test_a_failed_validation_leaves_nothing(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(run.path)
-    monkeypatch.setitem(bundle.WRITERS, "onnx", ("model.onnx", wrong_writer))
+    monkeypatch.setattr(Source, "write", wrong_writer)
     assert main([str(run.path), "--format", "onnx", "--out", str(run.path / "new" / "bundle")]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -160,18 +183,18 @@ def test_a_failed_validation_leaves_nothing(
 def test_a_failed_validation_keeps_the_old_bundle(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main([str(run.path), "--format", "onnx"]) == 0
     before = contents(run.path)
-    monkeypatch.setitem(bundle.WRITERS, "onnx", ("model.onnx", wrong_writer))
+    monkeypatch.setattr(Source, "write", wrong_writer)
     assert main([str(run.path), "--format", "onnx", "--overwrite"]) == 1
     assert contents(run.path) == before
 
 
 def test_a_writer_that_breaks_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(model: Any, spec: Spec, path: Path) -> None:
+    def broken(source: Source, artifact: Artifact, path: Path) -> None:
         path.write_bytes(b"half of")
         raise MemoryError("no room")
 
     before = contents(run.path)
-    monkeypatch.setitem(bundle.WRITERS, "onnx", ("model.onnx", broken))
+    monkeypatch.setattr(Source, "write", broken)
     with pytest.raises(MemoryError):
         main([str(run.path), "--format", "onnx"])
     assert contents(run.path) == before
@@ -226,19 +249,14 @@ def test_a_cell_of_ones_own(
     trained: Trained,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path_factory.mktemp("own")
     (folder / "bundle_cell.py").write_text(OWN_CELL)
     monkeypatch.syspath_prepend(str(folder))
     own = trained("--cell", "bundle_cell:Normalized", "--import", "bundle_cell", "--recurrent-dropout", "0", "--epochs", "1")
-    command = [str(own.path), "--import", "bundle_cell", "--out", str(folder / "bundle")]
-    assert main(command) == 2
-    message = capsys.readouterr().err
-    assert "no operator for the cell Normalized: leave ONNX out, with --format saved_model tflite" in message
-    assert "writing" not in message
-    assert main([*command, "--format", "tflite"]) == 0
-    content = manifest.read(folder / "bundle")
+    assert main([str(own.path), "--import", "bundle_cell", "--out", str(folder / "bundle")]) == 0
+    content = reading.read(folder / "bundle")
+    assert [file["path"] for file in content["files"]] == FILES
     assert [(state["layer"], state["role"]) for state in content["states"]] == [(0, "h"), (0, "c")]
     assert [t["shape"] for t in content["signatures"]["step"]["inputs"]] == [["batch"], ["batch", 24], ["batch", 5]]
     assert_files_are_the_model(own, folder / "bundle")

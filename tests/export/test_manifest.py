@@ -12,21 +12,34 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keras import layers, ops
 
-from export import manifest
-from export.bundle import WRITERS
+from export import manifest, reading
+from export.artifact import ARTIFACTS
+from export.network import Network
+from export.onnx_graph import write_onnx
+from export.reference import Reference
+from export.saved_model import write_saved_model
+from export.source import Source
 from export.spec import Spec
-from export.validate import Parity, Reference, Verdict
+from export.validate import Loss, Parity, Verdict
 from seqapp import __version__
-from seqapp.config import ModelConfig
-from seqapp.job import build_model
+from seqapp.cells import LSTMCell
 from seqapp.run import write_json
 from seqapp.vocabulary import Vocabulary
+from tests.export.conftest import UNITS, network_of, of_features, tflite_of
+from tests.export.conftest import VOCABULARY as SIZE
 
+MODEL = ("lstm", 2, "tied")
 VOCABULARY = Vocabulary.learn(["To be, or not to be: that is the question."], "word", True)
-SIZE = len(VOCABULARY)
 PERPLEXITY = {"perplexity": {"value": 47.0, "unit": "per token", "count": 9695}}
-VERDICT = Verdict([], [Parity("step", 3e-7, 2e-7), Parity("sequence", 4e-7, 1e-7)], PERPLEXITY)
+LOSS = Loss("perplexity", 0.001, 0.0002, 0.005, "fraction")
+FLOAT = ["saved_model", "model.tflite", "model.onnx", "model.trainable.tflite"]
+ALL = ["step", "sequence", "prefill"]
+
+
+def verdict(*signatures: str, losses: tuple[Loss, ...] = ()) -> Verdict:
+    return Verdict([], [Parity(name, 3e-7, 2e-7) for name in signatures], PERPLEXITY, list(losses), {"step": 12.34})
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +49,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def content(folder: Path) -> dict[str, Any]:
-    """The manifest of a model of two layers in all formats, with a verdict of our own."""
-    model = build_model(ModelConfig(cell="lstm", layers=2, units=8, embedding=6), SIZE)
-    reference = Reference(model, VOCABULARY, np.arange(SIZE, dtype=np.int32))
+    """The manifest of a model of two layers, with verdicts of our own; the quantized files are stand-ins."""
+    network = network_of(*MODEL)
+    reference = Reference(network, np.arange(SIZE))
     reference.__dict__["rounding"] = (5e-6, 1e-6)
-    files = {}
-    for format, (name, write) in WRITERS.items():
-        write(model, Spec.of(model), folder / name)
-        files[format] = folder / name, VERDICT
-    return manifest.content("next-word", reference, files)
+    VOCABULARY.save(folder / "vocabulary.json")
+    files = []
+    for artifact in ARTIFACTS:
+        path = folder / artifact.path
+        if artifact.format == "tflite":
+            path.write_bytes(tflite_of(*MODEL))
+        else:
+            {"saved_model": write_saved_model, "onnx": write_onnx}[artifact.format](network, Spec.of(network), path)
+        losses = () if artifact.precision == "float32" else (LOSS,)
+        files.append((artifact, path, verdict(*artifact.tested, losses=losses)))
+    return manifest.content(Source("next-word", reference, np.zeros(3), VOCABULARY, 47.0, "What it is."), folder, files)
 
 
 def entry(content: dict[str, Any], path: str) -> dict[str, Any]:
@@ -53,22 +72,27 @@ def entry(content: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def test_has_the_parts_of_the_contract(content: dict[str, Any]) -> None:
-    assert list(content) == ["task", "signatures", "states", "vocabulary", "files", "parity", "parameters", "versions"]
-    assert content["task"] == "next-word"
-    # Embedding, two LSTM layers, projection, output bias.
-    assert content["parameters"] == 6 * SIZE + 4 * 8 * (6 + 8 + 1) + 4 * 8 * (8 + 8 + 1) + 8 * 6 + SIZE
+    parts = ["task", "description", "signatures", "states", "vocabulary", "files", "parity", "parameters", "versions"]
+    assert list(content) == parts
+    assert (content["task"], content["description"]) == ("next-word", "What it is.")
+    # Embedding, two LSTM layers, output bias.
+    assert content["parameters"] == UNITS * SIZE + 2 * 4 * UNITS * (2 * UNITS + 1) + SIZE
 
 
 def test_signatures(content: dict[str, Any]) -> None:
     def states(end: str) -> list[dict[str, Any]]:
-        return [{"name": f"state_{i}_{end}", "dtype": "float32", "shape": ["batch", 8]} for i in range(4)]
+        return [{"name": f"state_{i}_{end}", "dtype": "float32", "shape": ["batch", UNITS]} for i in range(4)]
 
     assert content["signatures"] == {
         name: {
-            "inputs": [{"name": "tokens", "dtype": "int32", "shape": axes}, *states("in")],
-            "outputs": [{"name": "logits", "dtype": "float32", "shape": [*axes, SIZE]}, *states("out")],
+            "inputs": [{"name": "tokens", "dtype": "int32", "shape": given}, *states("in")],
+            "outputs": [{"name": "logits", "dtype": "float32", "shape": [*made, SIZE]}, *states("out")],
         }
-        for name, axes in (("step", ["batch"]), ("sequence", ["batch", "time"]))
+        for name, given, made in (
+            ("step", ["batch"], ["batch"]),
+            ("sequence", ["batch", "time"], ["batch", "time"]),
+            ("prefill", ["batch", "time"], ["batch"]),
+        )
     }
 
 
@@ -79,10 +103,34 @@ def test_states_in_the_order_of_their_number(content: dict[str, Any]) -> None:
     ]
 
 
-def test_vocabulary(content: dict[str, Any]) -> None:
+class Learned(LSTMCell):
+    """Its h starts from numbers of its own, its c from ones."""
+
+    def get_initial_state(self, batch_size: Any = None) -> list[Any]:
+        first = ops.reshape(ops.arange(self.units, dtype="float32") / 4, (1, -1))
+        return [ops.tile(first, (batch_size or 1, 1)), ops.ones((batch_size or 1, self.units))]
+
+
+def test_first_states_that_are_no_one_number_are_a_file(tmp_path: Path) -> None:
+    network = Network.of(of_features(layers.RNN(Learned(3), return_sequences=True), layers.GRU(2)))
+    source = Source("levels", Reference(network, np.zeros((9, 8))), np.zeros((3, 8)))
+    content = manifest.content(source, tmp_path, [])
+    stored = tmp_path / "state_0_initial.npy"
+    assert [state["initial"] for state in content["states"]] == ["state_0_initial.npy", 1.0, 0.0]
+    assert content["states"][0]["sha256"] == hashlib.sha256(stored.read_bytes()).hexdigest()
+    np.testing.assert_array_equal(np.load(stored), np.array([0, 0.25, 0.5], np.float32))
+    assert "vocabulary" not in content
+    write_json(tmp_path / "manifest.json", content)
+    assert reading.spec_of(tmp_path, reading.read(tmp_path)) == Spec.of(network)
+
+
+def test_vocabulary(content: dict[str, Any], folder: Path) -> None:
+    data = (folder / "vocabulary.json").read_bytes()
     assert content["vocabulary"] == {
         "path": "vocabulary.json",
-        "size": SIZE,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "size": len(VOCABULARY),
         "unit": "word",
         "unknown": "<unk>",
         "end": "<eos>",
@@ -92,21 +140,50 @@ def test_vocabulary(content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "format", "signatures"),
+    ("path", "format", "precision", "signatures"),
     [
-        ("saved_model", "saved_model", ["step", "sequence"]),
-        ("model.tflite", "tflite", ["step", "sequence"]),
-        ("model.onnx", "onnx", ["sequence"]),
+        ("saved_model", "saved_model", "float32", ALL),
+        ("model.tflite", "tflite", "float32", ALL),
+        ("model.dynamic.tflite", "tflite", "dynamic", ALL),
+        ("model.float16.tflite", "tflite", "float16", ALL),
+        ("model.int8.tflite", "tflite", "int8", ["step"]),
+        ("model.onnx", "onnx", "float32", ["sequence"]),
+        ("model.int8.onnx", "onnx", "int8", ["sequence"]),
+        ("model.trainable.tflite", "tflite", "float32", ["step", "train", "save", "restore"]),
     ],
 )
-def test_files(path: str, format: str, signatures: list[str], content: dict[str, Any]) -> None:
+def test_files(path: str, format: str, precision: str, signatures: list[str], content: dict[str, Any]) -> None:
     file = entry(content, path)
-    assert {key: file[key] for key in ("format", "precision", "signatures", "metrics")} == {
+    assert {key: file[key] for key in ("format", "precision", "signatures", "metrics", "latency")} == {
         "format": format,
-        "precision": "float32",
+        "precision": precision,
         "signatures": signatures,
         "metrics": PERPLEXITY,
+        "latency": {"step": {"value": 12.3, "unit": "µs a timestep"}},
     }
+
+
+def test_losses_are_those_of_quantized_files(content: dict[str, Any]) -> None:
+    for file in content["files"]:
+        assert file.get("losses") == (
+            None
+            if file["path"] in FLOAT
+            else {"perplexity": {"value": 0.001, "two_standard_errors": 0.0002, "limit": 0.005, "unit": "fraction"}}
+        )
+
+
+def test_a_file_of_another_profile_has_signatures_of_its_own(content: dict[str, Any]) -> None:
+    profiles = {file["path"]: file.get("profile") for file in content["files"]}
+    assert [path for path, profile in profiles.items() if profile] == ["model.trainable.tflite"]
+    assert set(entry(content, "model.trainable.tflite")["own_signatures"]) == {"step", "train", "save", "restore"}
+    assert "own_signatures" not in entry(content, "model.tflite")
+
+
+def test_names_in_the_graph_are_those_of_the_saved_model(content: dict[str, Any]) -> None:
+    names = entry(content, "saved_model")["graph_names"]
+    assert set(names) == set(ALL)
+    assert set(names["step"]["inputs"]) == {"tokens", *(f"state_{i}_in" for i in range(4))}
+    assert all(":" in name for name in names["step"]["outputs"].values())
 
 
 def test_bytes_and_digests(content: dict[str, Any], folder: Path) -> None:
@@ -144,9 +221,13 @@ def test_operators_and_what_a_runtime_must_be(content: dict[str, Any]) -> None:
 
 def test_parity_of_each_signature_of_each_file(content: dict[str, Any]) -> None:
     assert [(found["file"], found["signature"]) for found in content["parity"]] == [
-        (path, signature) for path in ("saved_model", "model.tflite", "model.onnx") for signature in ("step", "sequence")
+        *(("saved_model", signature) for signature in ALL),
+        *((f"model.{name}tflite", signature) for name in ("", "dynamic.", "float16.") for signature in ALL),
+        ("model.int8.tflite", "step"),
+        *((f"model.{name}onnx", signature) for name in ("", "int8.") for signature in ("step", "sequence")),
+        ("model.trainable.tflite", "step"),
     ]
-    assert content["parity"][2] == {
+    assert content["parity"][3] == {
         "file": "model.tflite",
         "signature": "step",
         "batches": [1, 3],
@@ -160,12 +241,21 @@ def test_parity_of_each_signature_of_each_file(content: dict[str, Any]) -> None:
     }
 
 
+def test_quantized_files_have_no_tolerance(content: dict[str, Any]) -> None:
+    for found in content["parity"]:
+        exact = found["file"] in FLOAT
+        assert (found["tolerance"] is not None, found["state_tolerance"] is not None) == (exact, exact)
+
+
 def test_versions(content: dict[str, Any]) -> None:
     packages = ("tensorflow", "keras", "numpy", "onnx", "onnxruntime", "ai-edge-litert")
     assert content["versions"] == {"seqapp": __version__, **{name: metadata.version(name) for name in packages}}
 
 
-def test_is_json_that_reads_back(content: dict[str, Any], tmp_path: Path) -> None:
-    write_json(tmp_path / "manifest.json", content)
-    assert manifest.read(tmp_path) == content
-    assert json.loads((tmp_path / "manifest.json").read_text("utf-8")) == content
+def test_is_json_that_reads_back(content: dict[str, Any], folder: Path) -> None:
+    write_json(folder / "manifest.json", content)
+    assert json.loads((folder / "manifest.json").read_text("utf-8")) == reading.read(folder) == content
+    assert reading.spec_of(folder, content) == Spec.of(network_of(*MODEL))
+    for file in reading.files_of(folder, content):
+        if file.format != "saved_model":  # a directory
+            assert reading.checked(folder, file) == folder / file.path

@@ -5,7 +5,10 @@ The ordinary run takes a part of it in which each pair of choices occurs. The wh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import combinations, product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import tensorflow as tf
 
 import export
 from seqapp.step import Array, log_softmax
-from tests.export.engines import Signature, operators, signatures, stored
+from tests.export.engines import Signature, opened, operators, stored
 from tests.export.members import FEATURES, KINDS, TOKENS, UNBOUNDED, Member, cells_of
 from tests.export.oracle import Expected, stepped
 
@@ -33,24 +36,25 @@ FILES = {
     "tflite": [name for name in PRECISIONS if name.endswith("tflite")],
     "onnx": [name for name in PRECISIONS if name.endswith("onnx")],
 }
+Row = tuple[str, int, str, tuple[str, ...]]
 TFLITE, OTHERS = ("tflite",), ("onnx", "saved_model")
-PAIRWISE = [
-    ("plain tanh", 1, TOKENS, TFLITE),
-    ("plain tanh", 2, FEATURES, OTHERS),
-    ("plain relu", 1, FEATURES, TFLITE),
-    ("plain relu", 2, TOKENS, OTHERS),
+PAIRWISE: list[Row] = [
+    ("own", 1, FEATURES, OTHERS),  # the slowest first, for two processes share them
+    ("own", 2, TOKENS, TFLITE),
     ("lstm", 1, TOKENS, OTHERS),
     ("lstm", 2, FEATURES, TFLITE),
     ("gru", 1, FEATURES, OTHERS),
     ("gru", 2, TOKENS, TFLITE),
     ("cifg", 1, TOKENS, TFLITE),
     ("cifg", 2, FEATURES, OTHERS),
-    ("own", 1, FEATURES, TFLITE),
-    ("own", 2, TOKENS, OTHERS),
+    ("plain tanh", 1, TOKENS, TFLITE),
+    ("plain tanh", 2, FEATURES, OTHERS),
+    ("plain relu", 1, FEATURES, TFLITE),
+    ("plain relu", 2, TOKENS, OTHERS),
 ]
 LAYERS, INPUTS = (1, 2), (TOKENS, FEATURES)
 
-STEPS, ROWS = 1000, 3
+ROWS = 3
 LARGE = 10.0  # a state beyond it shows a clipped cell
 SIZES = {"float32": 1.02, "float16": 0.52, "dynamic": 0.27, "int8": 0.27}  # of 4 bytes a parameter, from a million of them on
 # What may be lost: perplexity as a fraction, and the probability of the first choice.
@@ -68,33 +72,45 @@ def test_each_pair_of_choices_occurs() -> None:
         assert {(row[one], row[other]) for row in tested} == set(product(choices[one], choices[other]))
 
 
-@pytest.mark.parametrize(("kind", "layers", "inputs", "formats"), PAIRWISE)
-def test_pairwise(kind: str, layers: int, inputs: str, formats: tuple[str, ...], tmp_path: Path) -> None:
-    check(Member(kind, layers, inputs), formats, 2000, tmp_path / "bundle")
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Row, Future[str]]]:
+    """The pairwise part, by two processes: one computes while the other waits for its converter."""
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        yield {
+            row: pool.submit(check, Member(*row[:3]), row[3], 2000, 250, tmp_path_factory.mktemp("matrix") / "bundle")
+            for row in PAIRWISE
+        }
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("row", PAIRWISE, ids=lambda row: "-".join(map(str, row[:3])))
+def test_pairwise(row: Row, reports: dict[Row, Future[str]]) -> None:
+    print(reports[row].result())
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize(("kind", "layers", "inputs"), list(product(KINDS, LAYERS, INPUTS)))
 def test_matrix(kind: str, layers: int, inputs: str, tmp_path: Path) -> None:
     large = layers == 1 and inputs == TOKENS
-    check(Member(kind, layers, inputs, large), tuple(FILES), 10_000, tmp_path / "bundle")
+    print(check(Member(kind, layers, inputs, large), tuple(FILES), 10_000, 1000, tmp_path / "bundle"))
 
 
-def check(member: Member, formats: tuple[str, ...], count: int, bundle: Path) -> None:
-    """Exports a model, judged on `count` timesteps, and holds each file against what it should be."""
+def check(member: Member, formats: tuple[str, ...], judged: int, steps: int, bundle: Path) -> str:
+    """Exports a model, judged on some timesteps, and holds each file against what it should be on others; tells in a table."""
     model = member.build()
-    inputs, names = member.samples(1, count), [name for name in PRECISIONS if any(name in FILES[f] for f in formats)]
+    inputs, names = member.samples(1, judged), [name for name in PRECISIONS if any(name in FILES[f] for f in formats)]
     quantize = sorted({PRECISIONS[name] for name in names} - {"float32"})
     export.convert(
         model, bundle, formats=formats, quantize=quantize, inputs=inputs, targets=drawn(model, inputs), output="logits"
     )
-    expected = expectation(member, model)
+    expected, table = expectation(member, model, steps), []
     for name in names:
         path, precision = bundle / name, PRECISIONS[name]
         ratio = check_content(path, precision, member, model.count_params())
-        found = signatures(path)
+        found = opened(path)
         values = check_float(found, expected) if precision == "float32" else check_quantized(found, expected, precision)
-        print(f"{member.kind:11} {member.layers} {member.inputs:9}{name:21}{ratio:7.3f}  {values}")
+        table.append(f"{member.kind:11}{member.layers:2} {member.inputs:9}{name:21}{ratio:7.3f}  {values}")
+    return "\n".join(table)
 
 
 def drawn(model: Any, inputs: Array) -> Array:
@@ -104,12 +120,12 @@ def drawn(model: Any, inputs: Array) -> Array:
     return np.argmax(logits + np.random.default_rng(2).gumbel(size=logits.shape), axis=-1)
 
 
-def expectation(member: Member, model: Any) -> Expected:
+def expectation(member: Member, model: Any, steps: int) -> Expected:
     """Three rows from the first states, and one from states drawn at random."""
     rng = np.random.default_rng(3)
     sizes = [size for cell in cells_of(model) for size in cell.state_size]
     before = [np.r_[np.zeros((ROWS, size)), rng.normal(0, 3, (1, size))].astype(np.float32) for size in sizes]
-    expected = Expected.of(model, member.samples(4, ROWS + 1, STEPS), before)
+    expected = Expected.of(model, member.samples(4, ROWS + 1, steps), before)
     if member.kind in UNBOUNDED:
         last = len(expected.states) // member.layers  # of the states of a layer, the one that has no bound
         assert all(np.abs(state[:ROWS]).max() > LARGE for state in expected.states[last - 1 :: last])
@@ -120,13 +136,13 @@ def expectation(member: Member, model: Any) -> Expected:
 def check_content(path: Path, precision: str, member: Member, parameters: int) -> float:
     """What a file holds; returns its size as a part of 4 bytes a parameter."""
     ratio = sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file()) / 4 / parameters
-    assert not member.large or (parameters > 1_000_000 and ratio <= SIZES[precision])
+    assert not member.large or (parameters > 1_000_000 and ratio <= SIZES[precision]), ratio
     if path.is_dir():
         return ratio
     counts, weights = operators(path), stored(path)
-    assert not FORBIDDEN & counts.keys()
+    assert not FORBIDDEN & counts.keys(), counts
     if path.suffix == ".onnx":
-        assert {name: counts[name] for name in LOOPS & counts.keys()} == {NATIVE[member.kind]: member.layers}
+        assert {name: counts[name] for name in LOOPS & counts.keys()} == {NATIVE[member.kind]: member.layers}, counts
     if precision == "float32":
         # Each weight once. ONNX has two biases for each of up to four gates.
         assert sum(weight.size for weight in weights) <= parameters + 5 * member.config.units * member.layers + 100
@@ -137,16 +153,16 @@ def check_content(path: Path, precision: str, member: Member, parameters: int) -
     return ratio
 
 
-def check_float(found: dict[str, Signature], expected: Expected) -> str:
+def check_float(signatures: dict[str, Signature], expected: Expected) -> str:
     """Whole, step by step, and whole once more in the same engine: the first inference and one after a thousand."""
-    runs = [whole(found["sequence"], expected), last(found["step"], expected), whole(found["sequence"], expected)]
-    if "prefill" in found:
-        runs.append(whole(found["prefill"], expected))
-    differences = np.max([expected.differences(logs, states) for logs, states in runs], axis=0)
-    assert (differences <= expected.tolerances).all()
-    return "  ".join(
-        f"{value:.1e} of {tolerance:.1e}" for value, tolerance in zip(differences, expected.tolerances, strict=True)
-    )
+    sequence, step = signatures["sequence"], signatures["step"]
+    runs = [whole(sequence, expected), last(step, expected), whole(sequence, expected)]
+    if "prefill" in signatures:
+        runs.append(whole(signatures["prefill"], expected))
+    found = np.max([expected.differences(logs, states) for logs, states in runs], axis=0)
+    told = "  ".join(f"{value:.1e} of {allowed:.1e}" for value, allowed in zip(found, expected.tolerances, strict=True))
+    assert (found <= expected.tolerances).all(), told
+    return told
 
 
 def whole(signature: Signature, expected: Expected) -> tuple[Array, list[Array]]:
@@ -159,15 +175,16 @@ def last(step: Signature, expected: Expected) -> tuple[Array, list[Array]]:
     return logs, [state[:, -1] for state in states]
 
 
-def check_quantized(found: dict[str, Signature], expected: Expected, precision: str) -> str:
-    """What is lost on average where each token comes as often as Keras says, over all timesteps from the first states on."""
+def check_quantized(signatures: dict[str, Signature], expected: Expected, precision: str) -> str:
+    """What is lost on average where each class comes as often as Keras says, over all timesteps from the first states on."""
     wanted, losses = expected.logs[:ROWS], []
     for name, run in (("step", last), ("sequence", whole)):
-        if name in found:
-            logs = run(found[name], expected)[0][:ROWS]
+        if name in signatures:
+            logs = run(signatures[name], expected)[0][:ROWS]
             divergence = (np.exp(wanted) * (wanted - logs)).sum(-1).mean()
             chosen = np.take_along_axis(wanted, logs.argmax(-1)[..., None], -1)
             losses.append((np.expm1(divergence), (np.exp(wanted.max(-1, keepdims=True)) - np.exp(chosen)).mean()))
-    largest = np.max(losses, axis=0)
-    assert (largest <= LOSSES[precision]).all()
-    return f"perplexity {largest[0]:.3%}, first choice {largest[1]:.3%}"
+    found = np.max(losses, axis=0)
+    told = f"perplexity {found[0]:.3%}, first choice {found[1]:.3%}"
+    assert (found <= LOSSES[precision]).all(), told
+    return told

@@ -15,54 +15,63 @@ import numpy as np
 import onnx
 import pytest
 import tensorflow as tf
+from keras import layers, ops
 from onnx import numpy_helper
 from tensorflow.lite.python import schema_py_generated as schema
 
-from export import tflite, validate
-from export.bundle import WRITERS
-from export.graphs import plain_functions
-from export.saved_model import save
-from export.spec import Spec
-from export.validate import Parity, Reference, Verdict, check_operators, check_parity, check_perplexity, differences, in_float64
-from seqapp.config import ModelConfig
-from seqapp.job import build_model
+from export import flatbuffer, quantize, tflite, validate
+from export.artifact import ARTIFACTS
+from export.graphs import function, plain_functions
+from export.network import Network, Recurrent
+from export.onnx_graph import write_onnx
+from export.reference import Reference
+from export.saved_model import save, write_saved_model
+from export.spec import PREFILL, Spec
+from export.validate import LIMITS, Loss, Parity, Verdict, check_loss, check_operators, check_parity, check_perplexity
+from seqapp.cells import LSTMCell
 from seqapp.model import SequenceModel
-from seqapp.scoring import metrics, score
-from seqapp.step import KerasStepper
-from seqapp.vocabulary import Vocabulary
+from seqapp.scoring import metrics
+from tests.export.conftest import (
+    ENDS,
+    LARGE_SIZE,
+    UNITS,
+    VOCABULARY,
+    filled,
+    large_network,
+    large_tflite,
+    model_of,
+    network_of,
+    of_features,
+    tflite_of,
+)
 
-UNITS = 16
-VOCABULARY = Vocabulary.learn(["abcdefghijklmnopqrstuvwxyz .,\n"], "character", True)
-STREAM = np.random.default_rng(3).integers(0, len(VOCABULARY), 1100).astype(np.int32)
-
-
-def model_of(cell: str, seed: int = 5, size: int = len(VOCABULARY)) -> SequenceModel:
-    """Large weights, no two alike."""
-    model = build_model(ModelConfig(cell=cell, units=UNITS, embedding=12), size)
-    rng = np.random.default_rng(seed)
-    model.set_weights([rng.normal(0, 0.5, weight.shape) for weight in model.get_weights()])
-    return model
+MODELS = {"lstm": ("lstm", 1, "untied"), "gru": ("gru", 1, "tied")}
+STREAM = np.random.default_rng(3).integers(0, VOCABULARY, 1101).astype(np.int32)
+NAMES = {"saved_model": "saved_model", "tflite": "model.tflite", "onnx": "model.onnx"}
 
 
 @dataclass(frozen=True)
 class Subject:
     """A model, its good files, and what validation compares them with."""
 
+    model: tuple[str, int, str]
     reference: Reference
     perplexity: float
     folder: Path
 
-    def write(self, format: str, model: SequenceModel, name: str) -> Path:
-        path = self.folder / name
+    def good(self, format: str) -> Path:
+        path = self.folder / f"good.{format}"
         if not path.exists():
-            WRITERS[format][1](model, Spec.of(model), path)
+            network, spec = self.reference.network, self.reference.spec
+            if format == "tflite":
+                path.write_bytes(tflite_of(*self.model))
+            else:
+                {"saved_model": write_saved_model, "onnx": write_onnx}[format](network, spec, path)
         return path
 
-    def good(self, format: str) -> Path:
-        return self.write(format, self.reference.model, f"good.{format}")
-
     def verdict(self, format: str, path: Path) -> Verdict:
-        return validate.validate(format, path, self.reference, self.perplexity)
+        (artifact,) = [artifact for artifact in ARTIFACTS if artifact.path == NAMES[format]]
+        return validate.validate(artifact, path, self.reference, self.perplexity)
 
     def failures(self, format: str, path: Path) -> list[str]:
         return self.verdict(format, path).failures
@@ -72,10 +81,10 @@ class Subject:
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Subject]:
     @cache
     def of(cell: str) -> Subject:
-        model = model_of(cell)
-        logs, ranks = score(KerasStepper(model), STREAM, VOCABULARY.end_number)
-        perplexity = metrics(logs, ranks, "character")["perplexity"]["value"]
-        return Subject(Reference(model, VOCABULARY, STREAM), perplexity, tmp_path_factory.mktemp(cell))
+        reference = Reference(network_of(*MODELS[cell]), STREAM[:-1], STREAM[1:], "character")
+        scores = reference.score(reference.keras, len(STREAM))
+        perplexity = metrics(*scores, "character")["perplexity"]["value"]
+        return Subject(MODELS[cell], reference, perplexity, tmp_path_factory.mktemp(cell))
 
     return of
 
@@ -93,10 +102,20 @@ def changed(path: Path, target: Path, change: Callable[[onnx.ModelProto], None])
     return target
 
 
+def changed_tflite(path: Path, target: Path, change: Callable[[Any], None]) -> Path:
+    model = flatbuffer.read(path.read_bytes())
+    change(model)
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    target.write_bytes(builder.Output())
+    return target
+
+
 def change_weight(file: onnx.ModelProto, operator: str, number: int, change: Callable[[Any], Any]) -> None:
-    """Changes one input of the only node of an operator."""
+    """Changes the weights behind one input of the only node of an operator, which an Unsqueeze brings into shape."""
     (node,) = [node for node in file.graph.node if node.op_type == operator]
-    (weight,) = [weight for weight in file.graph.initializer if weight.name == node.input[number]]
+    (before,) = [other for other in file.graph.node if node.input[number] in other.output]
+    (weight,) = [weight for weight in file.graph.initializer if weight.name == before.input[0]]
     weight.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(weight).copy()), weight.name))
 
 
@@ -120,6 +139,7 @@ OF_THE_NUMBERS = [
     "sequence: states",
     "its perplexity",
 ]
+WITH_PREFILL = [*OF_THE_NUMBERS[:4], "prefill: log-probabilities", "prefill: states", "its perplexity"]
 
 
 @pytest.mark.parametrize(("format", "cell"), [("saved_model", "lstm"), ("tflite", "lstm"), ("onnx", "lstm"), ("onnx", "gru")])
@@ -127,27 +147,93 @@ def test_a_good_file_passes(format: str, cell: str, subject: Callable[[str], Sub
     it = subject(cell)
     verdict = it.verdict(format, it.good(format))
     assert verdict.failures == []
-    assert [parity.signature for parity in verdict.parity] == ["step", "sequence"]
-    assert all(parity.largest_difference <= 1e-5 for parity in verdict.parity)
+    assert [found.signature for found in verdict.parity] == ["step", "sequence", "prefill"][: 2 if format == "onnx" else 3]
+    assert all(found.largest_difference <= 1e-5 for found in verdict.parity)
     assert verdict.metrics["perplexity"]["value"] == pytest.approx(it.perplexity, rel=1e-4)
-    assert verdict.metrics["perplexity"]["count"] == len(STREAM)
+    assert verdict.metrics["perplexity"]["count"] == len(STREAM) - 1
+    assert verdict.losses == []
+    assert set(verdict.latency) == {"step", "sequence"}
+    assert all(0 < value < 1e6 for value in verdict.latency.values())
 
 
-def test_a_weight_that_is_not_a_number(lstm: Subject) -> None:
-    broken = model_of("lstm")
-    weights = broken.get_weights()
-    weights[1][0, 0] = np.nan
-    broken.set_weights(weights)
-    failures = lstm.failures("onnx", lstm.write("onnx", broken, "nan.onnx"))
-    assert topics(failures) == OF_THE_NUMBERS
+def test_without_known_perplexity_keras_own_is_the_measure(lstm: Subject) -> None:
+    (artifact,) = [artifact for artifact in ARTIFACTS if artifact.path == "model.onnx"]
+    verdict = validate.validate(artifact, lstm.good("onnx"), lstm.reference)
+    assert verdict.failures == []
+    assert verdict.metrics["perplexity"]["value"] == pytest.approx(lstm.perplexity, rel=1e-4)
+
+
+def test_without_targets_there_is_no_perplexity(tmp_path: Path) -> None:
+    network = Network.of(of_features(layers.GRU(5, return_sequences=True), layers.Dense(3)))
+    write_onnx(network, Spec.of(network), tmp_path / "x")
+    reference = Reference(network, np.random.default_rng(1).normal(size=(300, 8)))
+    (artifact,) = [artifact for artifact in ARTIFACTS if artifact.path == "model.onnx"]
+    verdict = validate.validate(artifact, tmp_path / "x", reference)
+    assert (verdict.failures, verdict.metrics) == ([], {})
+    filled(network.model, seed=6)  # the file is of another model now
+    reference = Reference(network, np.random.default_rng(1).normal(size=(300, 8)))
+    assert topics(validate.validate(artifact, tmp_path / "x", reference).failures) == [
+        "step: outputs",
+        "step: states",
+        "sequence: outputs",
+        "sequence: states",
+    ]
+
+
+def not_a_number(network: Network) -> Network:
+    """A copy of a model of ours with NaN in a gate, which ONNX Runtime makes numbers of, and in a class."""
+    broken = model_of(cell="lstm", **ENDS["untied"])
+    broken.set_weights(network.model.get_weights())
+    for kernel in (broken.recurrent[0].cell.recurrent_kernel, broken.output_kernel):
+        kernel.assign(np.where(np.arange(kernel.shape[1]) == 3, np.nan, kernel.numpy()))
+    return Network.of(broken)
+
+
+@pytest.mark.parametrize("format", ["saved_model", "onnx"])
+def test_a_weight_that_is_not_a_number(format: str, lstm: Subject, tmp_path: Path) -> None:
+    write: Any = {"saved_model": write_saved_model, "onnx": write_onnx}[format]
+    write(not_a_number(lstm.reference.network), lstm.reference.spec, tmp_path / "x")
+    failures = lstm.failures(format, tmp_path / "x")
+    assert topics(failures) == (OF_THE_NUMBERS if format == "onnx" else WITH_PREFILL)
     assert "differ from Keras by inf" in failures[0]
     assert failures[-1].startswith("its perplexity is nan, the run's ")
 
 
+def test_a_weight_that_is_not_a_number_in_tflite(lstm: Subject, tmp_path: Path) -> None:
+    kernel = lstm.reference.network.recurrent[0].cell.recurrent_kernel.numpy()
+
+    def change(model: Any) -> None:
+        (buffer,) = [b for b in model.buffers if b.data is not None and bytes(b.data) == kernel.T.tobytes()]
+        buffer.data = np.frombuffer(np.full(kernel.size, np.nan, np.float32).tobytes(), np.uint8)
+
+    failures = lstm.failures("tflite", changed_tflite(lstm.good("tflite"), tmp_path / "x", change))
+    assert topics(failures) == WITH_PREFILL
+    assert "differ from Keras by inf" in failures[0]
+
+
+def test_missing_weights(lstm: Subject, tmp_path: Path) -> None:
+    def forget(file: onnx.ModelProto) -> None:
+        del file.graph.initializer[:]
+
+    (failure,) = lstm.failures("onnx", changed(lstm.good("onnx"), tmp_path / "onnx", forget))
+    assert failure.startswith("the engine refuses it: ")
+
+    def empty(model: Any) -> None:
+        for buffer in model.buffers:
+            if buffer.data is not None and len(buffer.data) > 1000:
+                buffer.data = None
+
+    assert lstm.failures("tflite", changed_tflite(lstm.good("tflite"), tmp_path / "tflite", empty))
+    shutil.copytree(lstm.good("saved_model"), tmp_path / "saved_model")
+    shutil.rmtree(tmp_path / "saved_model" / "variables")
+    (failure,) = lstm.failures("saved_model", tmp_path / "saved_model")
+    assert failure.startswith("the engine refuses it: ")
+
+
 def test_swapped_gates(lstm: Subject, tmp_path: Path) -> None:
     def swap(weights: Any) -> Any:  # i o f g -> i f o g
-        i, o, f, g = np.split(weights, 4, axis=1)
-        return np.concatenate([i, f, o, g], axis=1)
+        i, o, f, g = np.split(weights, 4, axis=0)
+        return np.concatenate([i, f, o, g], axis=0)
 
     path = changed(lstm.good("onnx"), tmp_path / "x", lambda file: change_weight(file, "LSTM", 1, swap))
     assert topics(lstm.failures("onnx", path)) == OF_THE_NUMBERS
@@ -163,6 +249,29 @@ def test_reset_gate_on_the_wrong_side_of_the_product(subject: Callable[[str], Su
     assert topics(gru.failures("onnx", changed(gru.good("onnx"), tmp_path / "x", change))) == OF_THE_NUMBERS
 
 
+class ClippedCell(LSTMCell):
+    """What TensorFlow's converter makes of an LSTM where it fuses one."""
+
+    def recur(self, projected: Any, states: Any) -> Any:
+        _, (h, c) = super().recur(projected, states)
+        return h, [h, ops.clip(c, -10, 10)]
+
+
+def test_a_memory_that_is_clipped_at_10(tmp_path: Path) -> None:
+    networks = []
+    for cell in (LSTMCell(UNITS), ClippedCell(UNITS)):
+        model = filled(SequenceModel(VOCABULARY, [cell], **ENDS["untied"]))
+        cell.bias.assign(cell.bias + np.repeat([1, 6, 0.5, 0], UNITS))  # it forgets slowly, and grows
+        networks.append(Network.of(model))
+    exact, clipped = networks
+    reference = Reference(exact, STREAM[:-1], STREAM[1:], "character")
+    assert np.abs(reference.expected[1][1]).max() > 20
+    (artifact,) = [artifact for artifact in ARTIFACTS if artifact.path == "model.onnx"]
+    for network, failures in ((exact, []), (clipped, OF_THE_NUMBERS[:4])):
+        write_onnx(network, Spec.of(network), tmp_path / "x")
+        assert topics(validate.validate(artifact, tmp_path / "x", reference).failures) == failures
+
+
 def test_states_under_each_others_names(lstm: Subject, tmp_path: Path) -> None:
     names = {"state_0_in": "state_1_in", "state_1_in": "state_0_in"}
     inputs = changed(lstm.good("onnx"), tmp_path / "inputs", lambda file: rename(file, names))
@@ -173,12 +282,33 @@ def test_states_under_each_others_names(lstm: Subject, tmp_path: Path) -> None:
     assert topics(lstm.failures("onnx", both)) == ["step: states", "sequence: states"]
 
 
+def test_states_under_each_others_names_in_one_signature(lstm: Subject, tmp_path: Path) -> None:
+    def change(model: Any) -> None:
+        (step,) = [entry for entry in model.signatureDefs if entry.signatureKey == b"step"]
+        one, other = [tensor for tensor in step.inputs if tensor.name.startswith(b"state")]
+        one.tensorIndex, other.tensorIndex = other.tensorIndex, one.tensorIndex
+
+    path = changed_tflite(lstm.good("tflite"), tmp_path / "x", change)
+    assert topics(lstm.failures("tflite", path)) == ["step: log-probabilities", "step: states"]
+
+
 def test_a_batch_that_is_fixed(lstm: Subject, tmp_path: Path) -> None:
     def change(file: onnx.ModelProto) -> None:
         file.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
 
     failures = lstm.failures("onnx", changed(lstm.good("onnx"), tmp_path / "x", change))
     assert "sequence: tokens should be ('int32', [-1, -1]), is ('int32', [1, -1])" in failures
+
+
+def test_a_batch_that_is_fixed_in_one_signature(lstm: Subject, tmp_path: Path) -> None:
+    def change(model: Any) -> None:
+        (step,) = [entry for entry in model.signatureDefs if entry.signatureKey == b"step"]
+        (index,) = [tensor.tensorIndex for tensor in step.inputs if tensor.name == b"tokens"]
+        model.subgraphs[step.subgraphIndex].tensors[index].shapeSignature = None
+
+    assert lstm.failures("tflite", changed_tflite(lstm.good("tflite"), tmp_path / "x", change)) == [
+        "step: tokens should be ('int32', [-1]), is ('int32', [1])"
+    ]
 
 
 def test_everything_wrong_with_a_declaration_at_once(lstm: Subject, tmp_path: Path) -> None:
@@ -190,18 +320,30 @@ def test_everything_wrong_with_a_declaration_at_once(lstm: Subject, tmp_path: Pa
         "sequence: memory should be None, is ('float32', [-1, 16])",
         "sequence: state_0_in should be ('float32', [-1, 16]), is ('float32', [3, 16])",
         "sequence: state_1_in should be ('float32', [-1, 16]), is None",
-        f"sequence: logits should be ('float32', [-1, -1, {len(VOCABULARY)}]), is None",
-        f"sequence: scores should be None, is ('float32', [-1, -1, {len(VOCABULARY)}])",
+        f"sequence: logits should be ('float32', [-1, -1, {VOCABULARY}]), is None",
+        f"sequence: scores should be None, is ('float32', [-1, -1, {VOCABULARY}])",
     ]
 
 
-def test_a_signature_that_is_missing(lstm: Subject, tmp_path: Path) -> None:
-    model = tflite.read(lstm.good("tflite").read_bytes())
-    model.signatureDefs = [definition for definition in model.signatureDefs if definition.signatureKey == b"sequence"]
-    builder = flatbuffers.Builder(0)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    (tmp_path / "x").write_bytes(builder.Output())
-    assert lstm.failures("tflite", tmp_path / "x") == ["there is no signature step"]
+@pytest.mark.parametrize("missing", ["step", "sequence", "prefill"])
+def test_a_signature_that_is_missing(missing: str, lstm: Subject, tmp_path: Path) -> None:
+    def change(model: Any) -> None:
+        model.signatureDefs = [entry for entry in model.signatureDefs if entry.signatureKey.decode() != missing]
+
+    path = changed_tflite(lstm.good("tflite"), tmp_path / "x", change)
+    assert lstm.failures("tflite", path) == [f"there is no signature {missing}"]
+
+
+def test_a_prefill_of_another_timestep(lstm: Subject, tmp_path: Path) -> None:
+    network, spec = lstm.reference.network, lstm.reference.spec
+
+    def first(x: Any, states: Any) -> Any:
+        y, states = network.run(Recurrent.whole, x, states)
+        return network.finish(y[:, 0]), states
+
+    made = plain_functions(network, spec) | {PREFILL: function(first, spec.signatures[PREFILL], spec)}
+    save(network, made, tmp_path / "x")
+    assert topics(lstm.failures("saved_model", tmp_path / "x")) == ["prefill: log-probabilities"]
 
 
 @pytest.mark.parametrize("format", ["tflite", "onnx"])
@@ -224,13 +366,10 @@ def test_a_truncated_saved_model(part: str, lstm: Subject, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("format", ["tflite", "onnx"])
 def test_one_bit_of_a_weight(format: str, lstm: Subject, tmp_path: Path) -> None:
-    content = bytearray(lstm.good(format).read_bytes())
-    model, end = lstm.reference.model, VOCABULARY.end_number
-    # The output bias of the end: in TFLite in an array of its own, in ONNX behind that token's embedding.
-    before = {"tflite": model.output_bias.numpy()[:end], "onnx": model.embedding.embeddings.numpy()[end]}[format]
-    place = content.find(before.tobytes())
+    content, bias = bytearray(lstm.good(format).read_bytes()), lstm.reference.network.model.output_bias.numpy()
+    place = content.find(bias.tobytes())
     assert place > 0
-    content[place + before.nbytes + 3] ^= 0x40  # the highest bit of the exponent
+    content[place + 3] ^= 0x40  # the highest bit of the exponent
     (tmp_path / "x").write_bytes(content)
     assert {"step: log-probabilities", "sequence: log-probabilities", "its perplexity"} <= set(
         topics(lstm.failures(format, tmp_path / "x"))
@@ -241,24 +380,22 @@ def test_one_bit_of_a_weight_in_a_saved_model(lstm: Subject, tmp_path: Path) -> 
     shutil.copytree(lstm.good("saved_model"), tmp_path / "x")
     data = tmp_path / "x" / "variables" / "variables.data-00000-of-00001"
     content = bytearray(data.read_bytes())
-    content[content.find(lstm.reference.model.output_bias.numpy().tobytes()) + 3] ^= 0x40
+    content[content.find(lstm.reference.network.model.output_bias.numpy().tobytes()) + 3] ^= 0x40
     data.write_bytes(content)
     (failure,) = lstm.failures("saved_model", tmp_path / "x")
     assert failure.startswith("the engine refuses it: ")
 
 
-@pytest.mark.parametrize("format", ["tflite", "onnx"])
-def test_the_file_of_another_model(format: str, lstm: Subject) -> None:
-    path = lstm.write(format, model_of("lstm", seed=6), f"other.{format}")
-    assert topics(lstm.failures(format, path)) == OF_THE_NUMBERS
+def test_the_file_of_another_model(lstm: Subject, tmp_path: Path) -> None:
+    write_onnx(Network.of(model_of(cell="lstm", seed=6, **ENDS["untied"])), lstm.reference.spec, tmp_path / "x")
+    assert topics(lstm.failures("onnx", tmp_path / "x")) == OF_THE_NUMBERS
 
 
-def test_the_file_of_another_vocabulary(lstm: Subject) -> None:
-    size = len(VOCABULARY)
-    path = lstm.write("tflite", model_of("lstm", size=size + 1), "larger.tflite")
-    assert lstm.failures("tflite", path) == [
-        f"step: logits should be ('float32', [-1, {size}]), is ('float32', [-1, {size + 1}])",
-        f"sequence: logits should be ('float32', [-1, -1, {size}]), is ('float32', [-1, -1, {size + 1}])",
+def test_the_file_of_another_vocabulary(lstm: Subject, tmp_path: Path) -> None:
+    larger = Network.of(model_of(VOCABULARY + 1, cell="lstm", **ENDS["untied"]))
+    write_onnx(larger, Spec.of(larger), tmp_path / "x")
+    assert lstm.failures("onnx", tmp_path / "x") == [
+        f"sequence: logits should be ('float32', [-1, -1, {VOCABULARY}]), is ('float32', [-1, -1, {VOCABULARY + 1}])"
     ]
 
 
@@ -280,9 +417,9 @@ def test_a_state_that_is_baked_in(baked: float, lstm: Subject, tmp_path: Path) -
 
 
 def test_a_saved_model_that_keeps_its_state_to_itself(lstm: Subject, tmp_path: Path) -> None:
-    model, spec = lstm.reference.model, lstm.reference.spec
+    network, spec = lstm.reference.network, lstm.reference.spec
     zeros = {state.input: tf.zeros((1, state.size)) for state in spec.states}
-    good = plain_functions(model, spec)
+    good = plain_functions(network, spec)
 
     def deaf(name: str) -> Any:
         def body(tokens: Any, **states: Any) -> Any:
@@ -293,7 +430,7 @@ def test_a_saved_model_that_keeps_its_state_to_itself(lstm: Subject, tmp_path: P
         specs = {key: tf.TensorSpec(shape, kinds[key], name=key) for key, shape in shapes.items()}
         return tf.function(body, autograph=False).get_concrete_function(**specs)
 
-    save(model, {name: deaf(name) for name in spec.signatures}, tmp_path / "x")
+    save(network, {name: deaf(name) for name in spec.signatures}, tmp_path / "x")
     assert {"step: log-probabilities", "sequence: log-probabilities"} <= set(
         topics(lstm.failures("saved_model", tmp_path / "x"))
     )
@@ -301,7 +438,7 @@ def test_a_saved_model_that_keeps_its_state_to_itself(lstm: Subject, tmp_path: P
 
 def test_operators_that_are_not_built_in(lstm: Subject, tmp_path: Path) -> None:
     folder, path = tmp_path / "folder", tmp_path / "flex.tflite"
-    save(lstm.reference.model, plain_functions(lstm.reference.model, lstm.reference.spec), folder)
+    save(lstm.reference.network, plain_functions(lstm.reference.network, lstm.reference.spec), folder)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=["step", "sequence"])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
     path.write_bytes(converter.convert())
@@ -315,7 +452,7 @@ def test_operators_that_are_not_built_in(lstm: Subject, tmp_path: Path) -> None:
     "name", ["FlexTensorListReserve", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE", "MyOp"]
 )
 def test_a_forbidden_operator(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validate, "operators", lambda content: {"ADD": 3, name: 1, "DYNAMIC_UPDATE_SLICE": 2})
+    monkeypatch.setattr(flatbuffer, "operators", lambda content: {"ADD": 3, name: 1, "DYNAMIC_UPDATE_SLICE": 2})
     (tmp_path / "x").touch()
     assert list(check_operators(tmp_path / "x")) == [f"it needs the operator {name}, which is not built into LiteRT"]
 
@@ -329,23 +466,6 @@ def test_a_custom_operator_in_capitals(tmp_path: Path) -> None:
     builder.Finish(model.Pack(builder), b"TFL3")
     (tmp_path / "x").write_bytes(builder.Output())
     assert len(list(check_operators(tmp_path / "x"))) == 1
-
-
-def test_differences_see_what_is_not_a_number() -> None:
-    a, b = np.zeros((2, 3)), np.zeros((2, 3))
-    state = [np.ones((2, 4))]
-    b[1, 2] = 0.25
-    assert differences((a, state), (b, state)) == (0.25, 0.0)
-    for bad in (np.nan, np.inf, -np.inf):
-        b[0, 0] = bad
-        assert differences((a, state), (b, state)) == (math.inf, 0.0)
-        assert differences((b, state), (b, state)) == (math.inf, 0.0)
-        assert differences((a, state), (a, [np.full((2, 4), bad)])) == (0.0, math.inf)
-        assert differences((a, [*state, b]), (a, [*state, b]))[1] == math.inf
-
-
-def test_differences_of_other_shapes_are_infinite() -> None:
-    assert differences((np.zeros((2, 3)), [np.zeros(1)]), (np.zeros((1, 3)), [np.zeros(1)])) == (math.inf, 0.0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 2e-5])
@@ -362,44 +482,113 @@ def test_perplexity_is_compared_to_a_thousandth() -> None:
         assert list(check_perplexity(found, 100.0)) == [f"its perplexity is {found:.4f}, the run's 100.0000"]
 
 
-def reference_of(rounding: tuple[float, float]) -> Reference:
-    reference = Reference(model_of("gru"), VOCABULARY, STREAM)
-    reference.__dict__["rounding"] = rounding
-    return reference
+def test_variables_are_allowed_where_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flatbuffer, "operators", lambda content: dict.fromkeys((*validate.VARIABLES, "ADD"), 1))
+    (tmp_path / "x").touch()
+    assert list(check_operators(tmp_path / "x", validate.VARIABLES)) == []
+    assert len(list(check_operators(tmp_path / "x"))) == len(validate.VARIABLES)
 
 
-def test_tolerance_follows_the_models_own_rounding() -> None:
-    assert reference_of((0.0, 2.5e-6)).tolerances == (1e-5, 1e-5)
-    assert reference_of((1e-5, 3e-6)).tolerances == pytest.approx((4e-5, 1.2e-5))
+@pytest.fixture(scope="module")
+def large() -> Reference:
+    stream = np.random.default_rng(8).integers(0, LARGE_SIZE, 3001)
+    return Reference(large_network(), stream[:-1], stream[1:])
 
 
-def test_rounding_is_the_distance_of_float32_from_float64(lstm: Subject) -> None:
-    logs, states = lstm.reference.rounding
-    assert 0 < logs < 1e-5
-    assert 0 < states < 1e-5
+def of_precision(name: str, format: str = "tflite") -> Any:
+    (artifact,) = [artifact for artifact in ARTIFACTS if (artifact.precision, artifact.format) == (name, format)]
+    return artifact
 
 
-def test_float64_has_the_same_weights(lstm: Subject) -> None:
-    model = lstm.reference.model
-    exact = in_float64(model)
-    for a, b in zip(exact.get_weights(), model.get_weights(), strict=True):
-        assert a.dtype == np.float64
-        np.testing.assert_array_equal(a, b)
-    logits, states = KerasStepper(exact).sequence(STREAM[None, :20], [np.zeros((1, UNITS))] * 2)
-    assert {array.dtype for array in (logits, *states)} == {np.dtype(np.float64)}
-    rounded, _ = KerasStepper(model).sequence(STREAM[None, :20], [np.zeros((1, UNITS), np.float32)] * 2)
-    assert 0 < np.abs(logits - rounded).max() < 1e-5
-    assert {weight.dtype for weight in model.weights} == {"float32"}
+@pytest.mark.parametrize("precision", ["dynamic", "float16", "int8"])
+def test_a_good_quantized_file_passes(precision: str, large: Reference, tmp_path: Path) -> None:
+    content = tflite.quantized(large_tflite(), precision, large.spec, large.inputs[:500])
+    (tmp_path / "x").write_bytes(content)
+    verdict = validate.validate(of_precision(precision), tmp_path / "x", large, None, len(large_tflite()))
+    assert verdict.failures == []
+    assert [found.signature for found in verdict.parity] == (
+        ["step"] if precision == "int8" else ["step", "sequence", "prefill"]
+    )
+    assert all(1e-5 < found.largest_difference < 1 for found in verdict.parity)
+    assert [loss.name for loss in verdict.losses] == ["perplexity", "top_1"]
+    assert verdict.metrics["perplexity"]["count"] == 3000
+    limits = LIMITS[precision]
+    assert [loss.limit for loss in verdict.losses] == [limits.perplexity, limits.top_1]
 
 
-def test_a_short_stream_is_repeated() -> None:
-    tokens = Reference(model_of("gru"), VOCABULARY, STREAM[:7]).tokens
-    assert tokens.shape == (3, 1000)
-    assert tokens.dtype == np.int32
-    np.testing.assert_array_equal(tokens[0], np.resize(STREAM[:7], 1000))
+def test_a_quantized_file_of_another_model(large: Reference, tmp_path: Path) -> None:
+    kernel = large.network.recurrent[0].cell.kernel.numpy()[:48]
+
+    def change(model: Any) -> None:
+        (buffer,) = [b for b in model.buffers if b.data is not None and bytes(b.data) == kernel.T.tobytes()]
+        buffer.data = np.frombuffer((-kernel.T).tobytes(), np.uint8)
+
+    (tmp_path / "float").write_bytes(large_tflite())
+    turned = changed_tflite(tmp_path / "float", tmp_path / "turned", change).read_bytes()
+    (tmp_path / "x").write_bytes(quantize.dynamic_range(turned))
+    logits, _ = large.keras.sequence(large.inputs[None], large.keras.initial_states(1))
+    reference = Reference(large.network, large.inputs, logits[0].argmax(-1))
+    perplexity, top_1 = validate.validate(of_precision("dynamic"), tmp_path / "x", reference).failures
+    assert perplexity.startswith("it loses ") and perplexity.endswith("of perplexity (fraction), and 0.005 is allowed")
+    assert top_1.startswith("it loses ") and top_1.endswith("of top_1 (fraction of targets), and 0.002 is allowed")
 
 
-@pytest.mark.parametrize("length", [7, 500, 1000, 1100])
-def test_rows_differ(length: int) -> None:
-    rows = Reference(model_of("gru"), VOCABULARY, STREAM[:length]).tokens
-    assert len(np.unique(rows[:, :100], axis=0)) == 3
+def test_a_quantized_file_without_targets_is_judged_by_its_outputs(large: Reference, tmp_path: Path) -> None:
+    without = Reference(large.network, large.inputs)
+    (tmp_path / "x").write_bytes(quantize.dynamic_range(large_tflite()))
+    verdict = validate.validate(of_precision("dynamic"), tmp_path / "x", without)
+    assert (verdict.failures, verdict.metrics) == ([], {})
+    (loss,) = verdict.losses
+    assert (loss.name, loss.limit) == ("outputs", 0.05)
+    assert 0 < loss.value < 0.05
+
+
+@pytest.mark.parametrize("precision", ["dynamic", "float16", "int8"])
+def test_a_file_that_is_too_small_to_gain(precision: str, lstm: Subject, tmp_path: Path) -> None:
+    whole = tflite_of("plain", 1, "projected")
+    network = network_of("plain", 1, "projected")
+    reference = Reference(network, STREAM[:-1], STREAM[1:])
+    (tmp_path / "x").write_bytes(tflite.quantized(whole, precision, reference.spec, STREAM[:100]))
+    failures = validate.validate(of_precision(precision), tmp_path / "x", reference, None, len(whole)).failures
+    nothing = f"it holds no weight in int8, since none is large enough to gain by it: leave {precision} out"
+    larger = [
+        text for text in failures if text.endswith(f"bytes, and the file in float32 has {len(whole):,}: leave {precision} out")
+    ]
+    assert [text for text in failures if text not in larger] == ([] if precision == "float16" else [nothing])
+    assert len(larger) == (0 if precision == "int8" else 1), "int8 has the step alone"
+
+
+def test_onnx_that_is_too_small_to_gain(lstm: Subject, tmp_path: Path) -> None:
+    network = network_of("plain", 1, "projected")
+    for precision in ("float32", "int8"):
+        write_onnx(network, Spec.of(network), tmp_path / precision, precision)
+    size = (tmp_path / "float32").stat().st_size
+    reference = Reference(network, STREAM[:-1], STREAM[1:])
+    failures = validate.validate(of_precision("int8", "onnx"), tmp_path / "int8", reference, None, size).failures
+    assert failures == [
+        f"it has {size:,} bytes, and the file in float32 has {size:,}: leave int8 out",
+        "it holds no weight in int8, since none is large enough to gain by it: leave int8 out",
+    ]
+
+
+def test_losses_are_of_the_same_targets() -> None:
+    rng = np.random.default_rng(1)
+    logs, ranks = rng.normal(-3, 1, 10_000), rng.integers(0, 4, 10_000)
+    worse = ranks.copy()
+    worse[:100] = np.where(ranks[:100] == 0, 1, ranks[:100])
+    perplexity, top_1 = validate.losses((logs, ranks), (logs - 0.01, worse), LIMITS["dynamic"])
+    assert perplexity.value == pytest.approx(math.exp(0.01) - 1)
+    assert perplexity.uncertainty == pytest.approx(0, abs=1e-12), "each target lost the same"
+    changed_ranks = int((ranks[:100] == 0).sum())
+    assert top_1.value == pytest.approx(changed_ranks / 10_000)
+    assert top_1.uncertainty == pytest.approx(2 * math.sqrt(changed_ranks) / 10_000)
+
+
+def test_a_loss_is_refused_beyond_doubt_alone() -> None:
+    def failures(value: float, uncertainty: float) -> list[str]:
+        return list(check_loss(Loss("perplexity", value, uncertainty, 0.005, "fraction")))
+
+    assert failures(0.005, 0.0) == failures(0.008, 0.004) == failures(-1.0, 0.0) == []
+    assert failures(0.008, 0.001) == ["it loses 0.0080 of perplexity (fraction), and 0.005 is allowed"]
+    for bad in (math.nan, math.inf):
+        assert len(failures(bad, 0.0)) == 1
