@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ class Work:
     step: Callable[[], object]
     short: Callable[[], object] | None = None
     long: Callable[[], object] | None = None
+    steps: int = STEPS  # calls of `step` in a round
 
 
 def measure(bundle: Path, content: dict[str, Any], spec: Spec, repeats: int, run: Path | None) -> dict[str, Figures]:
@@ -110,7 +112,7 @@ def measure(bundle: Path, content: dict[str, Any], spec: Spec, repeats: int, run
 
 
 def _round(work: Work) -> Figures:
-    found = Figures(step=[_microseconds(work.step) for _ in range(STEPS)])
+    found = Figures(step=[_microseconds(work.step) for _ in range(work.steps)])
     if work.short and work.long:
         found.short = [_microseconds(work.short) / SHORT for _ in range(5)]
         # The best of them: a call of microseconds is easily disturbed.
@@ -150,7 +152,9 @@ def _keras_work(run: Path, inputs: Array) -> Work:
     from seqapp.run import Run
 
     model = Run.open(run).load_model()
-    return Work(*(lambda n=n: model.predict(inputs[:, :n], verbose=0) for n in (1, SHORT, LONG)))
+    # A call of it takes as long as hundreds of steps of a file.
+    step, short, long = (partial(model.predict, inputs[:, :n], verbose=0) for n in (1, SHORT, LONG))
+    return Work(step, short, long, steps=5)
 
 
 # One call of `sequence` with its inputs and outputs in place. To hand all logits to Python would cost more than some models do.

@@ -29,8 +29,8 @@ TIMESTEPS, VOCABULARY, EMBEDDING = 100, 1000, 128
 def main(argv: list[str] | None = None) -> int:
     p = Parser(
         prog="python -m export.speed",
-        description="Times exported models of plain and LSTM cells beside their matrix products alone, beside PyTorch, if it is "
-        "there, and beside Keras's own ONNX export; one thread, batch 1, 100 timesteps. Prints a Markdown table of ratios.",
+        description="Times exported models of plain and LSTM cells beside their matrix products alone, beside PyTorch (if it "
+        "is there) and beside Keras's own ONNX export; one thread, batch 1, 100 timesteps. Prints a Markdown table.",
     )
     p.add_argument("--units", type=int, nargs="+", default=[256, 512], metavar="N", help="widths (default: 256 512)")
     p.add_argument("--repeats", type=int, default=40, metavar="N", help="rounds of each comparison (default: 40)")

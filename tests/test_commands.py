@@ -229,6 +229,42 @@ def test_evaluate_measures_another_text(
     refused(capsys, seqapp.evaluate.main([str(trained().path), "--data", "no/such/text"]), "no/such/text")
 
 
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--quantize", "int4"], ("--quantize", "dynamic", "float16", "int8", "int4")),
+        (["--quantize"], ("--quantize", "expected at least one argument")),
+        (["--format", "coreml"], ("--format", "saved_model", "tflite", "onnx", "coreml")),
+    ],
+)
+def test_export_refuses_flags_that_it_does_not_know(
+    flags: list[str], parts: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        export.__main__.main([str(tmp_path), *flags])
+    refused(capsys, int(str(stop.value.code)), *parts)
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--format", "onnx", "--quantize", "dynamic"], ("The precision dynamic is for tflite", "Received: onnx")),
+        (["--format", "onnx", "--quantize", "int8", "float16"], ("The precision float16 is for tflite", "Received: onnx")),
+        (
+            ["--format", "saved_model", "--quantize", "int8"],
+            ("The precision int8 is for tflite or onnx", "add it to the formats"),
+        ),
+    ],
+)
+def test_export_refuses_a_precision_that_no_format_has(
+    flags: list[str], parts: tuple[str, ...], trained: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained()
+    capsys.readouterr()
+    refused(capsys, export.__main__.main([str(run.path), "--out", str(tmp_path / "bundle"), *flags]), *parts)
+    assert not list(tmp_path.iterdir())
+
+
 def test_benchmark_puts_its_table_into_a_file(
     trained: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

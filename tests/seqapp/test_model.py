@@ -244,7 +244,8 @@ def test_dropout_changes_training_alone() -> None:
     x = tokens(2, 4)
     np.testing.assert_array_equal(dropped(x)[0], whole(x)[0])
     assert np.abs(dropped(x, training=True)[0] - whole(x)[0]).max() > 1e-2
-    np.testing.assert_array_equal(whole(x, training=True)[0], whole(x)[0])
+    # Training unrolls the loop, whose products then round otherwise on some processors.
+    np.testing.assert_allclose(whole(x, training=True)[0], whole(x)[0], rtol=0, atol=1e-5)
 
 
 def test_dropout_has_one_mask_for_all_timesteps() -> None:
@@ -260,7 +261,7 @@ def test_dropout_on_the_recurrence_changes_training_alone() -> None:
     whole = randomized(SequenceModel(V, [LSTMCell(7)], E))(x)[0]
     np.testing.assert_array_equal(dropped(x)[0], whole)
     trained = np.asarray(dropped(x, training=True)[0])
-    np.testing.assert_array_equal(trained[:, 0], whole[:, 0], "the zero state has nothing to drop")
+    np.testing.assert_allclose(trained[:, 0], whole[:, 0], rtol=0, atol=1e-5, err_msg="the zero state has nothing to drop")
     assert np.abs(trained[:, 1:] - whole[:, 1:]).max() > 1e-2
 
 
