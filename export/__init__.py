@@ -22,6 +22,7 @@ def convert(
     vocabulary: Vocabulary | None = None,
     output: str | None = None,
     task: str = "custom",
+    micro: bool = False,
     trainable: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def convert(
         output: the name of the result. Where it ends in `logits`, a softmax at the end of the model is left out of the files.
             By default `logits` for tokens and for a model with such a softmax, else `outputs`.
         task: what the manifest calls the model's task.
+        micro: write `model.micro.tflite` too, one timestep for TensorFlow Lite Micro, in int8 as well where that is asked for.
         trainable: write `model.trainable.tflite` too, which learns where it runs.
         overwrite: replace a bundle that is there.
 
@@ -50,6 +52,8 @@ def convert(
         RunFailed: a file is not the model; nothing is left behind.
     """
     from export import conversion
+    from export.artifact import MICRO, TRAINABLE
 
+    profiles = [name for name, asked in ((MICRO, micro), (TRAINABLE, trainable)) if asked]
     source = conversion.source_of(model, inputs, targets, vocabulary, output, task)
-    return conversion.convert(source, Path(directory), list(formats), list(quantize), trainable, overwrite)
+    return conversion.convert(source, Path(directory), list(formats), list(quantize), profiles, overwrite)

@@ -7,7 +7,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from export.artifact import FORMATS, PRECISIONS, TRAINABLE, check_precisions
+from export.artifact import FORMATS, MICRO, PRECISIONS, TRAINABLE, check_wanted
 from seqapp import errors
 from seqapp.cli import Parser, add_import_flag, need_keras
 from seqapp.run import Run, check_target
@@ -29,6 +29,12 @@ def main(argv: list[str] | None = None) -> int:
         default=(),
         help="smaller files too, judged by what they lose: dynamic is the advice for TFLite, int8 the one for ONNX",
     )
+    p.add_argument(
+        "--profile",
+        choices=(MICRO,),
+        help="write model.micro.tflite too, one timestep for TensorFlow Lite Micro, with its C++ source; in int8 as well with "
+        "--quantize int8",
+    )
     p.add_argument("--trainable", action="store_true", help="write model.trainable.tflite too, which learns where it runs")
     p.add_argument("--overwrite", action="store_true", help="replace the bundle if it is there")
     add_import_flag(p)
@@ -37,12 +43,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(a: argparse.Namespace) -> None:
-    check_precisions(a.format, a.quantize)
+    profiles = [*([a.profile] if a.profile else []), *([TRAINABLE] if a.trainable else [])]
+    check_wanted(a.format, a.quantize, profiles)
     run = Run.open(a.run)
     target = Path(a.out) if a.out else run.path / "bundle"
     check_target(target, "--out", "manifest.json", a.overwrite)
     need_keras(a.modules)
-    profiles = [TRAINABLE] if a.trainable else []
     conversion = importlib.import_module("export.conversion")
     print(conversion.export_run(run, target, list(a.format), list(a.quantize), profiles))
     print(target)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from export.spec import PREFILL, SEQUENCE, STEP
-from seqapp.errors import UsageError
+from seqapp.errors import UsageError, need
 
 FORMATS = ("saved_model", "tflite", "onnx")
 PRECISIONS = ("dynamic", "float16", "int8")
-APP, TRAINABLE = "app", "trainable"  # profiles: what a file is for
+APP, TRAINABLE, MICRO = "app", "trainable", "micro"  # profiles: what a file is for
+BATCHES = (1, 3)  # that a file is compared in
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Artifact:
             return STEP, SEQUENCE
         return tuple(name for name in self.signatures if name in (STEP, SEQUENCE, PREFILL))
 
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batch sizes that it is compared in."""
+        return (1,) if self.profile == MICRO else BATCHES
+
 
 ARTIFACTS = (
     Artifact("saved_model", "saved_model"),
@@ -38,25 +44,29 @@ ARTIFACTS = (
     Artifact("model.int8.tflite", "tflite", "int8", (STEP,)),
     Artifact("model.onnx", "onnx", signatures=(SEQUENCE,)),
     Artifact("model.int8.onnx", "onnx", "int8", (SEQUENCE,)),
+    Artifact("model.micro.tflite", "tflite", signatures=(STEP,), profile=MICRO),
+    Artifact("model.micro.int8.tflite", "tflite", "int8", (STEP,), MICRO),
     Artifact("model.trainable.tflite", "tflite", signatures=(STEP, "train", "save", "restore"), profile=TRAINABLE),
 )
 
 
 def wanted(formats: list[str], precisions: list[str], profiles: list[str]) -> list[Artifact]:
-    """The files of the formats, in float32 and in each of the precisions that a format has, and those of other profiles."""
-    files = [a for a in ARTIFACTS if a.profile == APP and a.format in formats and a.precision in ("float32", *precisions)]
-    return files + [a for a in ARTIFACTS if a.profile in profiles]
+    """The files of the formats and of the other profiles, in float32 and in each of the precisions that there are of them."""
+    files = [a for a in ARTIFACTS if (a.format in formats if a.profile == APP else a.profile in profiles)]
+    return [a for a in files if a.precision in ("float32", *precisions)]
 
 
-def check_precisions(formats: list[str], precisions: list[str]) -> None:
-    """Refuses a precision that none of the formats has.
+def check_wanted(formats: list[str], precisions: list[str], profiles: list[str]) -> None:
+    """Refuses a precision that none of the wanted files has, and a profile whose interpreter is not there to prove its files.
 
     Raises:
         UsageError: there is such a one.
     """
+    if MICRO in profiles:
+        need("tflite_micro", MICRO)
     for precision in precisions:
-        there = [a.format for a in ARTIFACTS if a.precision == precision and a.profile == APP]
-        if not set(there) & set(formats):
+        if all(a.precision != precision for a in wanted(formats, precisions, profiles)):
+            there = dict.fromkeys(a.format for a in ARTIFACTS if a.precision == precision and a.profile == APP)
             raise UsageError(
                 f"The precision {precision} is for {' or '.join(there)}: add it to the formats. Received: {' '.join(formats)}"
             )

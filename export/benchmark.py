@@ -94,7 +94,7 @@ def measure(bundle: Path, content: dict[str, Any], spec: Spec, repeats: int, run
     shape = (1, LONG) if spec.features is None else (1, LONG, spec.features)
     inputs = rng.integers(0, spec.output_size, shape) if spec.features is None else rng.normal(size=shape)
     inputs = inputs.astype(spec.input_dtype)
-    works = {file["path"]: _work(file, bundle / file["path"], spec, inputs) for file in content["files"]}
+    works = {file["path"]: _work(file, bundle / file["path"], spec, inputs) for file in _timed(content)}
     if run:
         works[KERAS] = _keras_work(run, inputs)
     figures = {path: Figures() for path in works}
@@ -106,9 +106,14 @@ def measure(bundle: Path, content: dict[str, Any], spec: Spec, repeats: int, run
                 figures[path].step += found.step
                 figures[path].short += found.short
                 figures[path].growth += found.growth
-    for file in content["files"]:
+    for file in _timed(content):
         figures[file["path"]].memory = _memory(bundle, file["path"])
     return figures
+
+
+def _timed(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The files of a manifest but for those of microcontrollers, of whose speed this machine can say nothing."""
+    return [file for file in content["files"] if "arena" not in file]
 
 
 def _round(work: Work) -> Figures:
@@ -213,7 +218,7 @@ def table(content: dict[str, Any], figures: dict[str, Figures]) -> list[str]:
         f"{SHORT} | at {LONG:,}: times that |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for file in content["files"]:
+    for file in _timed(content):
         found = figures[file["path"]]
         difference = max(entry["largest_difference"] for entry in content["parity"] if entry["file"] == file["path"])
         loss = next((f"{entry['value']:.2%}" for entry in file.get("losses", {}).values()), "")
@@ -226,15 +231,20 @@ def table(content: dict[str, Any], figures: dict[str, Figures]) -> list[str]:
 
 
 def remarks(content: dict[str, Any], figures: dict[str, Figures]) -> list[str]:
-    """Which quantized files are slower than the one in float32 of their format."""
-    whole = {file["format"]: file["path"] for file in content["files"] if file["precision"] == "float32"}
+    """Which quantized files are slower than the one in float32 of their format, and what microcontrollers need."""
+    whole: dict[str, str] = {}
     found = []
-    for file in content["files"]:
+    for file in _timed(content):
+        whole.setdefault(file["format"], file["path"])  # the first of a format is its file in float32
         for name, label in (("step", "`step`"), ("short", "`sequence`")):
             mine, others = (getattr(figures[path], name) for path in (file["path"], whole[file["format"]]))
             if file["precision"] != "float32" and mine and np.median(mine) > np.median(others):
                 ratio = np.median(mine) / np.median(others)
                 found.append(f"{file['path']} is slower than {whole[file['format']]}: {label} takes {ratio:.2f} times as long.")
+    for file in content["files"]:
+        if "arena" in file:
+            arena = file["arena"]["bytes"]
+            found.append(f"{file['path']}, for microcontrollers: {file['bytes']:,} bytes, and an arena of {arena:,} bytes.")
     return ["", *found] if found else []
 
 

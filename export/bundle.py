@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from export import manifest
-from export.artifact import Artifact
+from export.artifact import MICRO, Artifact
 from export.card import card
+from export.firmware import write_source
 from export.source import Source
 from export.validate import Verdict, validate
 from seqapp.errors import RunFailed
@@ -27,16 +28,20 @@ def write_bundle(source: Source, target: Path, artifacts: list[Artifact]) -> dic
     with replacing(target) as temporary:
         temporary.mkdir(parents=True)
         files: list[tuple[Artifact, Path, Verdict]] = []
-        sizes: dict[str, int] = {}
+        sizes: dict[tuple[str, str], int] = {}
         for artifact in artifacts:
             print(f"writing and validating {artifact.path}", file=sys.stderr, flush=True)
             path = temporary / artifact.path
             source.write(artifact, path)
-            whole = sizes.setdefault(artifact.format, path.stat().st_size)  # the first of a format is its file in float32
+            # The first of its kind is the file in float32.
+            whole = sizes.setdefault((artifact.format, artifact.profile), path.stat().st_size)
             files.append((artifact, path, validate(artifact, path, reference, source.perplexity, whole)))
         failures = [f"{artifact.path}: {text}" for artifact, _, verdict in files for text in verdict.failures]
         if failures:
             raise RunFailed(f"The export failed its validation, nothing was written. {'; '.join(failures)}")
+        for artifact, path, _ in files:
+            if artifact.profile == MICRO:
+                write_source(path, reference.spec)
         if source.vocabulary:
             source.vocabulary.save(temporary / "vocabulary.json")
         content = manifest.content(source, temporary, files)

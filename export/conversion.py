@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from export.artifact import FORMATS, PRECISIONS, TRAINABLE, check_precisions, wanted
+from export.artifact import FORMATS, PRECISIONS, check_wanted, wanted
 from export.bundle import table, write_bundle
 from export.network import LOGITS, Network
 from export.reference import QUALITY, Reference
@@ -58,7 +58,7 @@ def source_of(
 
 
 def convert(
-    source: Source, target: Path, formats: list[str], precisions: list[str], trainable: bool, overwrite: bool
+    source: Source, target: Path, formats: list[str], precisions: list[str], profiles: list[str], overwrite: bool
 ) -> dict[str, Any]:
     """Writes the bundle `target` and returns its manifest.
 
@@ -71,9 +71,9 @@ def convert(
             raise UsageError(f"{kind} must be among {', '.join(known)}. Received: {', '.join(given)}")
     if not formats:
         raise UsageError(f"formats must name what to write, among {', '.join(FORMATS)}. Received: none")
-    check_precisions(formats, precisions)
+    check_wanted(formats, precisions, profiles)
     check_target(target, "directory", "manifest.json", overwrite)
-    return write_bundle(source, target, wanted(formats, precisions, [TRAINABLE] if trainable else []))
+    return write_bundle(source, target, wanted(formats, precisions, profiles))
 
 
 def _random_inputs(network: Network) -> Array:

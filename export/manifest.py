@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from export import flatbuffer, onnx_graph
-from export.artifact import APP, TRAINABLE, Artifact
-from export.reference import BATCHES, LENGTHS, Reference
+from export import firmware, flatbuffer, micro, onnx_graph
+from export.artifact import APP, MICRO, TRAINABLE, Artifact
+from export.reference import LENGTHS, Reference
 from export.saved_model import graph_names
 from export.source import Source
 from export.spec import Signature, State, TensorSpec
@@ -89,8 +89,11 @@ def _file(artifact: Artifact, path: Path, verdict: Verdict, reference: Reference
     }
     if artifact.profile != APP:
         entry["profile"] = artifact.profile
-    if artifact.profile == TRAINABLE:
+    if artifact.profile in (MICRO, TRAINABLE):
         entry["own_signatures"] = _signatures(declared(artifact, reference))
+    if artifact.profile == MICRO:
+        entry.update(micro.described(path.read_bytes()))
+        entry["sources"] = [path.with_suffix(suffix).name for suffix in firmware.SUFFIXES]
     if verdict.losses:
         entry["losses"] = {
             loss.name: {"value": loss.value, "two_standard_errors": loss.uncertainty, "limit": loss.limit, "unit": loss.unit}
@@ -106,6 +109,8 @@ def _file(artifact: Artifact, path: Path, verdict: Verdict, reference: Reference
 
 def _minimum_runtime(artifact: Artifact, path: Path) -> dict[str, str]:
     """What the file itself says it needs."""
+    if artifact.profile == MICRO:
+        return micro.minimum_runtime()
     if artifact.format == "tflite":
         # LiteRT is TensorFlow Lite under its new name; float files were tried with ai-edge-litert 1.0.1 and 2.3.0.
         return {"tflite": flatbuffer.minimum_runtime(path.read_bytes()), "litert": "1.0"}
@@ -133,7 +138,7 @@ def _parity(artifact: Artifact, verdict: Verdict, reference: Reference) -> list[
         {
             "file": artifact.path,
             "signature": parity.signature,
-            "batches": list(BATCHES),
+            "batches": list(artifact.batches),
             "lengths": list(LENGTHS),
             "largest_difference": parity.largest_difference,
             "tolerance": tolerance if exact else None,

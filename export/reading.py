@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from export.artifact import APP
 from export.spec import FEATURES, STEP, Signature, Spec, State
 from seqapp.errors import UsageError
 
@@ -26,6 +27,7 @@ class File:
     sha256: str | None = None
     format: str = ""
     precision: str = ""
+    profile: str = APP
 
 
 def read(bundle: Path) -> dict[str, Any]:
@@ -75,7 +77,10 @@ def files_of(bundle: Path, content: dict[str, Any]) -> list[File]:
         UsageError: the manifest is damaged.
     """
     with _damage(bundle):
-        return [File(f["path"], index(f["bytes"]), str(f["sha256"]), f["format"], f["precision"]) for f in content["files"]]
+        return [
+            File(f["path"], index(f["bytes"]), str(f["sha256"]), f["format"], f["precision"], f.get("profile", APP))
+            for f in content["files"]
+        ]
 
 
 def vocabulary_of(bundle: Path, content: dict[str, Any]) -> File | None:

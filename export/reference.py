@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from export import keras_model
+from export.artifact import BATCHES
 from export.network import Network
 from export.spec import Spec
 from seqapp.errors import UsageError
@@ -18,7 +19,6 @@ from seqapp.step import Array, KerasStepper, Stepper, log_softmax
 TOLERANCE = 1e-5
 ROUNDING_FACTOR = 4
 STEPS = 1000
-BATCHES = (1, 3)
 LENGTHS = (1, 7, 100, STEPS)
 CHUNKS = (1, 7, 100, 31, STEPS)  # uneven on purpose; the last takes what is left
 QUALITY = 20_000  # timesteps that quantized files are judged on

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from export import reading
+from export.artifact import APP
 from export.reading import File
 from export.runners import OPENERS, Runner
 from export.session import Session
@@ -91,7 +92,8 @@ def _choose(bundle: Path, files: list[File], engine: str | None, precision: str)
     """The file of a precision for the engine, or for the first engine that is installed."""
     if engine is not None and engine not in ENGINES:
         raise UsageError(f"There is no engine {engine!r}: choose among {', '.join(ENGINES)}.")
-    asked = [(name, file) for name in ENGINES if engine in (None, name) for file in files if file.format == ENGINES[name][0]]
+    apps = [file for file in files if file.profile == APP]
+    asked = [(name, file) for name in ENGINES if engine in (None, name) for file in apps if file.format == ENGINES[name][0]]
     fitting = [(name, file) for name, file in asked if file.precision == precision]
     if not fitting:
         there = ", ".join(dict.fromkeys(f"{file.precision} for {name}" for name, file in asked)) or "none"

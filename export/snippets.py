@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from export.arena import ALIGNMENT
+from export.artifact import APP, MICRO
 from export.spec import STEP
 
 
@@ -37,7 +40,7 @@ class Step:
 
 
 def snippets(content: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
-    """By language: the format it loads, what its code block is called, and the code."""
+    """By language: the format, or the profile, that it loads, what its code block is called, and the code."""
     step = Step.of(content)
     makers: dict[str, tuple[str, str, Callable[[Step], str]]] = {
         "Python": ("tflite", "python", _python),
@@ -45,9 +48,14 @@ def snippets(content: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
         "Swift": ("tflite", "swift", _swift),
         "C++": ("tflite", "cpp", _cpp),
         "JavaScript": ("onnx", "js", _javascript),
+        "C++ on a microcontroller": (MICRO, "cpp", _firmware),
     }
-    formats = {file["format"] for file in content["files"] if file["precision"] == "float32"}
-    return {name: (kind, block, make(step)) for name, (kind, block, make) in makers.items() if kind in formats}
+    kinds = {
+        file["format"] if file.get("profile", APP) == APP else file["profile"]
+        for file in content["files"]
+        if file["precision"] == "float32"
+    }
+    return {name: (kind, block, make(step)) for name, (kind, block, make) in makers.items() if kind in kinds}
 
 
 def _python(step: Step) -> str:
@@ -119,6 +127,49 @@ for (auto token : {"tokens" if step.features is None else "rows"}) {{
   {step.each(back, chr(10) + "  ")}
 }}
 const float* result = step->output_tensor("{step.output}")->data.f;  // {step.width} numbers"""
+
+
+def _firmware(step: Step) -> str:
+    token = "kInput" + camel(step.input)
+    fed = (
+        f"*step.typed_input_tensor<int32_t>({token}) = token;"
+        if step.features is None
+        else f"std::copy_n(token, {step.features}, step.typed_input_tensor<float>({token}));"
+    )
+    states = [(i, camel(before), camel(after), size) for i, (before, after, size) in enumerate(step.states)]
+    kept = "\n".join(f"static float state{i}[{size}];" for i, _, _, size in states)
+    first = "\n".join(f"std::copy_n(kState{i}Initial, {size}, state{i});" for i, _, _, size in states)
+    before = "\n  ".join(
+        f"std::copy_n(state{i}, {size}, step.typed_input_tensor<float>(kInput{name}));" for i, name, _, size in states
+    )
+    after = "\n  ".join(
+        f"std::copy_n(step.typed_output_tensor<float>(kOutput{name}), {size}, state{i});" for i, _, name, size in states
+    )
+    return f"""#include "model.micro.h"  // and add model.micro.cc to the build
+#include "tensorflow/lite/micro/micro_interpreter.h"
+#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
+
+using namespace model_micro;
+alignas({ALIGNMENT}) static uint8_t arena[kArenaSize];
+{kept}  // of our own: inputs and outputs share the arena
+
+tflite::MicroMutableOpResolver<kOperators> resolver;
+AddOperators(resolver);
+tflite::MicroInterpreter step(tflite::GetModel(kModel), resolver, arena, kArenaSize);
+step.AllocateTensors();
+{first}
+for (auto token : {"tokens" if step.features is None else "rows"}) {{
+  {fed}
+  {before}
+  step.Invoke();
+  {after}
+}}
+const float* result = step.typed_output_tensor<float>(kOutput{camel(step.output)});  // {step.width} numbers"""
+
+
+def camel(name: str) -> str:
+    """A tensor's name as part of a constant in C++: `state_0_in` is State0In."""
+    return "".join(part.capitalize() for part in re.findall("[A-Za-z0-9]+", name))
 
 
 def _javascript(step: Step) -> str:

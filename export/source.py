@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from export import tflite
-from export.artifact import TRAINABLE, Artifact
+from export import flatbuffer, tflite
+from export.artifact import MICRO, TRAINABLE, Artifact
+from export.micro import micro
 from export.onnx_graph import write_onnx
 from export.reference import Reference
 from export.saved_model import write_saved_model
+from export.spec import STEP
 from export.trainable import write_trainable
 from seqapp.step import Array
 from seqapp.vocabulary import Vocabulary
@@ -43,7 +45,13 @@ class Source:
             write_saved_model(network, spec, path, self.vocabulary)
         elif artifact.format == "onnx":
             write_onnx(network, spec, path, artifact.precision)
-        elif artifact.precision == "float32":
-            path.write_bytes(self.tflite)
+        elif artifact.profile == MICRO:
+            path.write_bytes(micro(flatbuffer.only(self._tflite(artifact.precision), STEP), spec))
         else:
-            path.write_bytes(tflite.quantized(self.tflite, artifact.precision, spec, self.calibration))
+            path.write_bytes(self._tflite(artifact.precision))
+
+    def _tflite(self, precision: str) -> bytes:
+        """The file for apps in a precision."""
+        if precision == "float32":
+            return self.tflite
+        return tflite.quantized(self.tflite, precision, self.reference.spec, self.calibration)

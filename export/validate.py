@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export import flatbuffer, onnx_graph, quantize, runners, trainable
-from export.artifact import TRAINABLE, Artifact
-from export.reference import BATCHES, CHUNKS, LENGTHS, QUALITY, STEPS, Reference, differences
+from export import flatbuffer, micro, onnx_graph, quantize, runners, trainable
+from export.artifact import BATCHES, MICRO, TRAINABLE, Artifact
+from export.reference import CHUNKS, LENGTHS, QUALITY, STEPS, Reference, differences
 from export.runners import Runner
 from export.spec import SEQUENCE, STEP, Signature
 from seqapp.scoring import Metrics, Scores, metrics
@@ -85,17 +85,21 @@ def validate(
         verdict.failures += check_declaration(runners.declared(artifact.format, path), declared(artifact, reference))
         if artifact.format == "tflite":
             verdict.failures += check_operators(path, VARIABLES if artifact.profile == TRAINABLE else ())
+        if artifact.profile == MICRO:
+            verdict.failures += micro.check_operators(path.read_bytes())
         if artifact.precision != FLOAT32:
             verdict.failures += check_size(artifact, path, largest)
         if verdict.failures:
             return verdict
-        runner = runners.OPENERS[artifact.format](path, reference.spec)
-        verdict.parity = [measure(runner, reference, signature) for signature in artifact.tested]
+        opened = micro.open_micro if artifact.profile == MICRO else runners.OPENERS[artifact.format]
+        runner = opened(path, reference.spec)
+        verdict.parity = [measure(runner, reference, signature, artifact.batches) for signature in artifact.tested]
         judge = _judge_float if artifact.precision == FLOAT32 else _judge_quantized
         judge(verdict, artifact, runner, reference, perplexity)
         if artifact.profile == TRAINABLE:
             verdict.failures += trainable.check_trainable(path, reference.network, reference.spec, reference.inputs)
-        verdict.latency = latency(runner, reference, artifact)
+        if artifact.profile != MICRO:  # TFLM's kernels here say nothing of a device
+            verdict.latency = latency(runner, reference, artifact)
     except Exception as error:
         # An engine's own words, when it refuses the file; the engines' exceptions have no base class but this one.
         words = str(error).strip() or type(error).__name__
@@ -129,6 +133,8 @@ def declared(artifact: Artifact, reference: Reference) -> dict[str, Signature]:
     """The signatures that a file must declare."""
     if artifact.profile == TRAINABLE:
         return trainable.signatures(reference.network, reference.spec)
+    if artifact.profile == MICRO:
+        return micro.signatures(reference.spec)
     return {name: reference.spec.signatures[name] for name in artifact.signatures}
 
 
@@ -164,14 +170,14 @@ def check_size(artifact: Artifact, path: Path, largest: int | None) -> Iterator[
         yield f"it holds no weight in int8, since none is large enough to gain by it: leave {artifact.precision} out"
 
 
-def measure(runner: Runner, reference: Reference, signature: str) -> Parity:
-    """The largest differences over batches of 1 and 3, from the initial states, of 1,000 timesteps and the states after them.
+def measure(runner: Runner, reference: Reference, signature: str, batches: Sequence[int] = BATCHES) -> Parity:
+    """The largest differences over batches, from the initial states, of 1,000 timesteps and the states after them.
 
     `step` runs one by one; `sequence` in uneven chunks, and as each length followed by the rest; `prefill` as each length.
     """
     values, states = reference.expected
     largest, largest_state = 0.0, 0.0
-    for rows in BATCHES:
+    for rows in batches:
         inputs, expected = reference.samples[:rows], (values[:rows], [state[:rows] for state in states])
         if signature == STEP:
             pairs = [(expected, reference.stepwise(runner, inputs))]
