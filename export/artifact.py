@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from export.spec import PREFILL, SEQUENCE, STEP
 from seqapp.errors import UsageError, need
@@ -54,6 +54,22 @@ def wanted(formats: list[str], precisions: list[str], profiles: list[str]) -> li
     """The files of the formats and of the other profiles, in float32 and in each of the precisions that there are of them."""
     files = [a for a in ARTIFACTS if (a.format in formats if a.profile == APP else a.profile in profiles)]
     return [a for a in files if a.precision in ("float32", *precisions)]
+
+
+def of_sequences(artifacts: list[Artifact]) -> list[Artifact]:
+    """The files that a model has which reads both ways: those of a sequence, and nothing else in them.
+
+    Raises:
+        UsageError: a profile or a precision was asked for that has files of a step alone.
+    """
+    fitting = [replace(a, signatures=(SEQUENCE,)) for a in artifacts if SEQUENCE in a.signatures]
+    for a in artifacts:
+        if a.profile != APP or a.precision not in {f.precision for f in fitting}:
+            raise UsageError(
+                f"{a.path} runs step by step, and a model that reads both ways cannot: "
+                f"leave {a.precision if a.profile == APP else a.profile} out{', or add onnx' if a.profile == APP else ''}."
+            )
+    return fitting
 
 
 def check_wanted(formats: list[str], precisions: list[str], profiles: list[str]) -> None:

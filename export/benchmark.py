@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from export import reading
-from export.spec import Spec
+from export.spec import SEQUENCE_LENGTHS, Spec
 from seqapp import errors
 from seqapp.cli import Parser
 from seqapp.errors import UsageError
@@ -77,7 +77,7 @@ class Figures:
 class Work:
     """What is timed: a step as Python makes it, sequences in the engine alone."""
 
-    step: Callable[[], object]
+    step: Callable[[], object] | None
     short: Callable[[], object] | None = None
     long: Callable[[], object] | None = None
     steps: int = STEPS  # calls of `step` in a round
@@ -117,7 +117,7 @@ def _timed(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _round(work: Work) -> Figures:
-    found = Figures(step=[_microseconds(work.step) for _ in range(work.steps)])
+    found = Figures(step=[_microseconds(work.step) for _ in range(work.steps)] if work.step else [])
     if work.short and work.long:
         found.short = [_microseconds(work.short) / SHORT for _ in range(5)]
         # The best of them: a call of microseconds is easily disturbed.
@@ -141,15 +141,18 @@ def _work(file: dict[str, Any], path: Path, spec: Spec, inputs: Array) -> Work:
         nonlocal states
         _, states = model.step(inputs[:, 0], states)
 
+    one = None if spec.both_ways else step
     if "sequence" not in file["signatures"]:
-        return Work(step)
+        return Work(one)
     call = {"saved_model": _saved_model_call, "tflite": _tflite_call, "onnx": _onnx_call}[file["format"]]
 
     def sequence(length: int) -> Callable[[], object]:
         feed = {s.input: state for s, state in zip(spec.states, spec.initial_states(1), strict=True)}
+        if spec.both_ways:
+            feed[SEQUENCE_LENGTHS] = np.array([length], np.int32)
         return call(path, {spec.input: np.ascontiguousarray(inputs[:, :length]), **feed})
 
-    return Work(step, sequence(SHORT), sequence(LONG))
+    return Work(one, sequence(SHORT), sequence(LONG))
 
 
 def _keras_work(run: Path, inputs: Array) -> Work:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from export.sequence_snippets import sequence_snippets
 from export.snippets import snippets
+from export.spec import SEQUENCE, STEP
 
-COMPARED = "Each file was compared with the trained Keras model, step by step and whole, before it got its name."
+COMPARED = "Each file was compared with the trained Keras model, in each way it can be run, before it got its name."
 
 
 def card(content: dict[str, Any]) -> str:
     """README.md of a bundle, from its manifest."""
     parts = [f"# {content['task']}", *_about(content), "## Files", COMPARED, _files(content), _legend(content)]
     parts += ["## How to run it", _contract(content)]
-    for language, (_, block, code) in snippets(content).items():
+    for language, (_, block, code) in (snippets if STEP in content["signatures"] else sequence_snippets)(content).items():
         parts += [f"### {language}", f"```{block}\n{code}\n```"]
     return "\n\n".join(parts) + "\n"
 
@@ -31,7 +33,11 @@ def _about(content: dict[str, Any]) -> list[str]:
 def _files(content: dict[str, Any]) -> str:
     names = list(dict.fromkeys(name for file in content["files"] for name in file["metrics"]))
     rows = [
-        "| " + " | ".join(["file", "precision", "bytes", "needs", "largest difference", "loses", "step, µs", *names]) + " |",
+        "| "
+        + " | ".join(
+            ["file", "precision", "bytes", "needs", "largest difference", "loses", f"{_timed(content)}, µs a timestep", *names]
+        )
+        + " |",
         "|" + "---|" * (7 + len(names)),
     ]
     for file in content["files"]:
@@ -40,12 +46,17 @@ def _files(content: dict[str, Any]) -> str:
         losses = ", ".join(f"{entry['value']:.2%} {name}" for name, entry in file.get("losses", {}).items())
         metrics = [f"{file['metrics'][name]['value']:.4g}" if name in file["metrics"] else "" for name in names]
         cells = [file["path"], file["precision"], f"{file['bytes']:,}", needs, f"{difference:.1e}", losses]
-        rows.append(f"| {' | '.join([*cells, _latency(file), *metrics])} |")
+        rows.append(f"| {' | '.join([*cells, _latency(file, _timed(content)), *metrics])} |")
     return "\n".join(rows)
 
 
-def _latency(file: dict[str, Any]) -> str:
-    return f"{file['latency']['step']['value']:.0f}" if "step" in file["latency"] else ""
+def _timed(content: dict[str, Any]) -> str:
+    """The signature whose latency is shown."""
+    return STEP if STEP in content["signatures"] else SEQUENCE
+
+
+def _latency(file: dict[str, Any], signature: str) -> str:
+    return f"{file['latency'][signature]['value']:.0f}" if signature in file["latency"] else ""
 
 
 def _legend(content: dict[str, Any]) -> str:
@@ -53,20 +64,30 @@ def _legend(content: dict[str, Any]) -> str:
     of_metrics = f"Figures are over {' or '.join(counts)} held-out timesteps, the state carried through. " if counts else ""
     return (
         f"{of_metrics}*Largest difference* is in log-probability (of other outputs, in the output) from Keras over 1,000 "
-        "timesteps; *loses* is against Keras on the same timesteps; a step was timed from Python, one thread, on the machine "
+        "timesteps; *loses* is against Keras on the same timesteps; times are of calls from Python, one thread, on the machine "
         "that exported."
     )
 
 
 def _contract(content: dict[str, Any]) -> str:
-    step = content["signatures"]["step"]
-    shown = {
-        side: ", ".join(f"`{t['name']}` {t['dtype']} [{', '.join(map(str, t['shape']))}]" for t in step[side])
-        for side in ("inputs", "outputs")
-    }
+    if STEP not in content["signatures"]:
+        return (
+            f"{_signature(content, SEQUENCE)} It reads each sequence both ways, up to its length, and carries nothing from call "
+            "to call: what stands behind a sequence changes nothing, and output from its length on means nothing. "
+            "`manifest.json` has every name, shape and checksum."
+        )
     initial = "zeros" if all(s["initial"] == 0 for s in content["states"]) else "what `initial` says of each in `manifest.json`"
     return (
-        f"`step` takes {shown['inputs']}, and gives {shown['outputs']}. `sequence` has a `time` axis behind `batch`; `prefill` "
+        f"{_signature(content, STEP)} `sequence` has a `time` axis behind `batch`; `prefill` "
         f"takes the same and gives the output of the last timestep. States start as {initial}; hand each back to the next "
         "call. `manifest.json` has every name, shape and checksum."
     )
+
+
+def _signature(content: dict[str, Any], name: str) -> str:
+    signature = content["signatures"][name]
+    inputs, outputs = (
+        ", ".join(f"`{t['name']}` {t['dtype']} [{', '.join(map(str, t['shape']))}]" for t in signature[side])
+        for side in ("inputs", "outputs")
+    )
+    return f"`{name}` takes {inputs}, and gives {outputs}."

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from export.artifact import FORMATS, PRECISIONS, check_wanted, wanted
+from export.artifact import FORMATS, PRECISIONS, check_wanted, of_sequences, wanted
 from export.bundle import table, write_bundle
 from export.network import LOGITS, Network
 from export.reference import QUALITY, Reference
@@ -73,7 +73,8 @@ def convert(
         raise UsageError(f"formats must name what to write, among {', '.join(FORMATS)}. Received: none")
     check_wanted(formats, precisions, profiles)
     check_target(target, "directory", "manifest.json", overwrite)
-    return write_bundle(source, target, wanted(formats, precisions, profiles))
+    artifacts = wanted(formats, precisions, profiles)
+    return write_bundle(source, target, of_sequences(artifacts) if source.reference.spec.both_ways else artifacts)
 
 
 def _random_inputs(network: Network) -> Array:
@@ -92,7 +93,7 @@ def _pairs(network: Network, inputs: Array, targets: Array | None) -> tuple[Arra
     if features is None:
         size = network.stages[0].table.shape[0]  # type: ignore[union-attr]
         _check_numbers("inputs", inputs, size)
-        if targets is None and logits and network.output_size == size:
+        if targets is None and logits and network.output_size == size and not network.both_ways:
             return inputs[:-1], inputs[1:]
     elif not np.isfinite(inputs).all():
         raise UsageError("inputs must be finite numbers. Received: some that are not")
@@ -100,6 +101,8 @@ def _pairs(network: Network, inputs: Array, targets: Array | None) -> tuple[Arra
         return inputs, None
     if not logits:
         raise UsageError(f"targets need an output of logits: name it so, or leave the targets out. Received: {network.output}")
+    if network.both_ways and network.last_only:
+        raise UsageError("targets are one for each timestep, and the model gives one output for each sequence: leave them out.")
     if np.shape(targets) != (len(inputs),):
         raise UsageError(f"targets must have the shape ({len(inputs)},), one for each input. Received: {np.shape(targets)}")
     _check_numbers("targets", np.asarray(targets), network.output_size)
@@ -113,6 +116,8 @@ def _check_numbers(name: str, numbers: Array, size: int) -> None:
 
 
 def _check_vocabulary(reference: Reference, vocabulary: Vocabulary | None) -> None:
+    if vocabulary and reference.spec.both_ways:
+        raise UsageError("A model that reads both ways does not continue a text: leave the vocabulary out.")
     if vocabulary and (reference.spec.features is not None or len(vocabulary) != reference.spec.output_size):
         raise UsageError(
             f"The vocabulary has {len(vocabulary)} tokens, and the model is none of so many: leave the vocabulary out."

@@ -9,8 +9,9 @@ import keras
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python.xla import dynamic_update_slice
 
-from export.network import Network, Recurrent
-from export.spec import PREFILL, SEQUENCE, STEP, Signature, Spec
+from export.network import Network
+from export.spec import PREFILL, SEQUENCE, SEQUENCE_LENGTHS, STEP, Signature, Spec
+from export.stages import Drive, Recurrent
 from seqapp.cells import States, Tensor, by_halves
 
 Body = Callable[[Tensor, States], tuple[Tensor, States]]
@@ -22,6 +23,8 @@ BLOCKS = (512, 32)
 
 def plain_functions(network: Network, spec: Spec) -> dict[str, Any]:
     """The signatures as Keras runs them."""
+    if network.both_ways:
+        return _of_sequences(network, spec, Recurrent.whole, network.finish)
 
     def prefill(x: Tensor, states: States) -> tuple[Tensor, States]:
         y, states = network.run(Recurrent.whole, x, states)
@@ -33,20 +36,35 @@ def plain_functions(network: Network, spec: Spec) -> dict[str, Any]:
 def builtin_functions(network: Network, spec: Spec) -> dict[str, Any]:
     """The signatures without tensor lists, which LiteRT has not built in."""
 
+    def finish(y: Tensor) -> Tensor:
+        # With the timesteps as rows, one FULLY_CONNECTED adds the bias too; otherwise an ADD goes over all logits again.
+        result = network.finish(tf.reshape(y, [-1, network.width]))
+        return tf.reshape(result, tf.concat([tf.shape(y)[:-1], [spec.output_size]], 0))
+
+    if network.both_ways:
+        return _of_sequences(network, spec, _loop_in_blocks, finish)
+
     def layers(x: Tensor, states: States) -> tuple[Tensor, States]:
         return network.run(_loop, x, states)
 
     def sequence(x: Tensor, states: States) -> tuple[Tensor, States]:
         y, states = _in_blocks(layers, network.width, BLOCKS)(x, states)
-        # With the timesteps as rows, one FULLY_CONNECTED adds the bias too; otherwise an ADD goes over all logits again.
-        result = network.finish(tf.reshape(y, [-1, network.width]))
-        return tf.reshape(result, tf.concat([tf.shape(x)[:2], [spec.output_size]], 0)), states
+        return finish(y), states
 
     def prefill(x: Tensor, states: States) -> tuple[Tensor, States]:
         y, states = _last_of_blocks(layers, x, states, network.width, BLOCKS[-1])
         return network.finish(y), states
 
     return _functions({STEP: network.step, SEQUENCE: sequence, PREFILL: prefill}, spec)
+
+
+def _of_sequences(network: Network, spec: Spec, drive: Drive, finish: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """The one signature of a network that reads both ways."""
+
+    def named(**given: Tensor) -> dict[str, Tensor]:
+        return {spec.output: finish(network.sequences(drive, given[spec.input], given[SEQUENCE_LENGTHS]))}
+
+    return {SEQUENCE: _concrete(named, spec.signatures[SEQUENCE])}
 
 
 def _functions(bodies: dict[str, Body], spec: Spec) -> dict[str, Any]:
@@ -60,11 +78,15 @@ def function(body: Body, signature: Signature, spec: Spec) -> Any:
         result, states = body(given[spec.input], [given[state.input] for state in spec.states])
         return {spec.output: result, **{state.output: value for state, value in zip(spec.states, states, strict=True)}}
 
+    return _concrete(named, signature)
+
+
+def _concrete(function: Callable[..., dict[str, Tensor]], signature: Signature) -> Any:
     specs = {
         t.name: tf.TensorSpec([None if isinstance(axis, str) else axis for axis in t.shape], t.dtype, name=t.name)
         for t in signature.inputs
     }
-    return tf.function(named, autograph=False).get_concrete_function(**specs)
+    return tf.function(function, autograph=False).get_concrete_function(**specs)
 
 
 def _loop(stage: Recurrent, x: Tensor, states: States) -> tuple[Tensor, States]:
@@ -80,6 +102,10 @@ def _loop(stage: Recurrent, x: Tensor, states: States) -> tuple[Tensor, States]:
         return tf.expand_dims(y, 1), keras.tree.flatten(after)
 
     return _collect(body, tf.shape(x)[1], 1, tf.shape(x)[:1], stage.width, states)
+
+
+def _loop_in_blocks(stage: Recurrent, x: Tensor, states: States) -> tuple[Tensor, States]:
+    return _in_blocks(lambda x, states: _loop(stage, x, states), stage.width, BLOCKS)(x, states)
 
 
 def _in_blocks(scan: Body, width: int, sizes: tuple[int, ...]) -> Body:

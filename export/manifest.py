@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from export import firmware, flatbuffer, micro, onnx_graph
+from export import firmware, flatbuffer, micro, onnx_graph, onnx_nodes
 from export.artifact import APP, MICRO, TRAINABLE, Artifact
 from export.reference import LENGTHS, Reference
 from export.saved_model import graph_names
@@ -115,7 +115,7 @@ def _minimum_runtime(artifact: Artifact, path: Path) -> dict[str, str]:
         # LiteRT is TensorFlow Lite under its new name; float files were tried with ai-edge-litert 1.0.1 and 2.3.0.
         return {"tflite": flatbuffer.minimum_runtime(path.read_bytes()), "litert": "1.0"}
     if artifact.format == "onnx":
-        return {"onnx_opset": str(onnx_graph.OPSET), "onnx_ir": str(onnx_graph.IR_VERSION)}
+        return {"onnx_opset": str(onnx_nodes.OPSET), "onnx_ir": str(onnx_graph.IR_VERSION)}
     return {"tensorflow": metadata.version("tensorflow")}
 
 

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     model = runners.OPENERS[file["format"]](bundle / name, spec)
     inputs = np.zeros((1, LENGTH) if spec.features is None else (1, LENGTH, spec.features), spec.input_dtype)
     _, states = model.sequence(inputs, model.initial_states(1))
-    for _ in range(LENGTH):
+    for _ in range(0 if spec.both_ways else LENGTH):
         _, states = model.step(inputs[:, 0], states)
     print(_peak() - before)
 

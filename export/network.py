@@ -1,21 +1,22 @@
 """A trained model as the exporters see it: a chain of stages, each a function of one timestep.
 
 Everything but a recurrent stage looks at its own timestep alone, so a chain runs one timestep at a time or whole, with the same
-numbers. The stages hold the model's own variables and cells: nothing is copied, and nothing of the model is changed.
+numbers; unless a stage reads both ways, which takes whole sequences. The stages hold the model's own variables and cells:
+nothing is copied, and nothing of the model is changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import layers, ops
 
 from export.keras_model import in_float64, layers_of
+from export.stages import MERGES, Affine, Both, Drive, Lookup, Pointwise, Recurrent, Stage
 from seqapp.cells import States, Tensor
 from seqapp.errors import UsageError
 from seqapp.model import SequenceModel
@@ -30,91 +31,8 @@ INACTIVE = (
     layers.InputLayer, layers.Dropout, layers.SpatialDropout1D, layers.GaussianNoise, layers.GaussianDropout,
     layers.AlphaDropout, layers.ActivityRegularization,
 )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Lookup:
-    """Tokens (...) -> rows (..., E) of a table (V, E)."""
-
-    table: Any
-
-    def __call__(self, x: Tensor) -> Tensor:
-        # A plain gather: Keras's layer would add three operators for negative numbers.
-        return tf.gather(ops.convert_to_tensor(self.table), x)
-
-
-@dataclass(frozen=True, eq=False)
-class Affine:
-    """x (..., F) -> f(x·K + b) (..., G), with K (F, G); transposed, the kernel is kept as (G, F)."""
-
-    kernel: Any
-    bias: Any = None
-    activation: Any = None
-    transposed: bool = False
-
-    def __call__(self, x: Tensor) -> Tensor:
-        x = ops.matmul(x, ops.transpose(self.kernel) if self.transposed else self.kernel)
-        if self.bias is not None:
-            x = x + self.bias
-        return x if self.activation is None else self.activation(x)
-
-
-@dataclass(frozen=True, eq=False)
-class Pointwise:
-    """Any other Keras layer that looks at the last axis alone."""
-
-    layer: Any
-
-    def __call__(self, x: Tensor) -> Tensor:
-        # A layer may have been built for sequences and refuse a single timestep.
-        return self.layer(x[:, None])[:, 0] if len(x.shape) == 2 else self.layer(x)
-
-
-class Driven(layers.RNN):
-    """Without the masks that Keras draws for a cell with dropout, even where nothing is dropped."""
-
-    def _maybe_config_dropout_masks(self, *_: Any) -> None:
-        pass
-
-
-@dataclass(frozen=True, eq=False)
-class Recurrent:
-    """A cell, driven over time by whoever runs the chain."""
-
-    cell: Any
-
-    @property
-    def sizes(self) -> list[int]:
-        return [int(size) for size in keras.tree.flatten(self.cell.state_size)]
-
-    @cached_property
-    def layer(self) -> Any:
-        """The cell in a `keras.layers.RNN` of the exporter's own, whatever the model wraps it in."""
-        return Driven(self.cell, return_sequences=True, return_state=True, dtype=self.cell.dtype_policy)
-
-    def step(self, x: Tensor, states: States) -> tuple[Tensor, States]:
-        """x (B, F), states -> outputs (B, U), states."""
-        y, after = self.cell(x, states)
-        return y, keras.tree.flatten(after)  # a cell of one state may return it bare
-
-    def whole(self, x: Tensor, states: States) -> tuple[Tensor, States]:
-        """x (B, T, F), states -> outputs (B, T, U), states: as Keras runs it."""
-        y, *after = self.layer(x, initial_state=list(states))
-        return y, keras.tree.flatten(after)
-
-    @property
-    def width(self) -> int:
-        """Of the cell's output."""
-        size = getattr(self.cell, "output_size", None) or self.sizes[0]
-        return int(size[-1] if isinstance(size, (tuple, list)) else size)
-
-    def initial_states(self, batch_size: int) -> States:
-        states = keras.tree.flatten(self.layer.get_initial_state(batch_size))
-        return [ops.broadcast_to(ops.convert_to_tensor(state), (batch_size, state.shape[-1])) for state in states]
-
-
-Stage = Lookup | Affine | Pointwise | Recurrent
-Drive = Callable[[Any, Tensor, States], tuple[Tensor, States]]
+OVER_TIME = (Recurrent, Both)
+DRIVING = (layers.RNN, layers.Bidirectional)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,10 +66,10 @@ class Network:
         if not model.built:
             raise UsageError("The model has no weights yet: begin it with a keras.Input, or call it once.")
         stages, last_only = _stages(chain)
-        if not any(isinstance(stage, Recurrent) for stage in stages):
+        if not any(isinstance(stage, OVER_TIME) for stage in stages):
             raise UsageError("The model has no recurrent layer: there is no state to carry, so any converter will do.")
         _check_input(model.inputs[0].shape, stages[0])
-        _check_dtypes([model, *chain, *(stage.cell for stage in stages if isinstance(stage, Recurrent))])
+        _check_dtypes([model, *chain, *_cells(stages)])
         features = None if isinstance(stages[0], Lookup) else int(model.inputs[0].shape[-1])
         with_softmax = _ends_in_softmax(stages[-1])
         output = output or (LOGITS if with_softmax or features is None else OUTPUTS)
@@ -159,14 +77,20 @@ class Network:
         return cls(model, tuple(_without_softmax(stages) if left_out else stages), features, output, last_only, left_out)
 
     @property
-    def recurrent(self) -> list[Recurrent]:
-        return [stage for stage in self.stages if isinstance(stage, Recurrent)]
+    def both_ways(self) -> bool:
+        """Whether a stage reads both ways, so that the network takes whole sequences and carries no states."""
+        return any(isinstance(stage, Both) for stage in self.stages)
 
     @property
-    def head(self) -> tuple[Stage, ...]:
+    def recurrent(self) -> list[Recurrent]:
+        """The recurrent stages whose states are carried from call to call."""
+        return [] if self.both_ways else [stage for stage in self.stages if isinstance(stage, Recurrent)]
+
+    @property
+    def head(self) -> tuple[Any, ...]:
         """Everything up to the last recurrent stage."""
-        last = max(i for i, stage in enumerate(self.stages) if isinstance(stage, Recurrent))
-        return self.stages[: last + 1]
+        end = max(i for i, stage in enumerate(self.stages) if isinstance(stage, OVER_TIME))
+        return self.stages[: end + 1]
 
     @property
     def tail(self) -> tuple[Any, ...]:
@@ -175,7 +99,7 @@ class Network:
     @property
     def width(self) -> int:
         """Of the last recurrent stage's output."""
-        return self.recurrent[-1].width
+        return self.head[-1].width
 
     @cached_property
     def output_size(self) -> int:
@@ -208,6 +132,15 @@ class Network:
                 x = stage(x)
         return x, after
 
+    def sequences(self, drive: Drive, x: Tensor, lengths: Tensor) -> Tensor:
+        """x (B, T) or (B, T, F) of whole sequences, which end after `lengths` (B,): outputs (B, T, U) of the last recurrent
+        stage, of which those from the length on mean nothing, or (B, U) with `last_only`.
+        """
+        *before, end = self.head
+        for stage in before:
+            x = stage.along(drive, x, lengths) if isinstance(stage, OVER_TIME) else stage(x)
+        return end.along(drive, x, lengths, self.last_only)
+
     def finish(self, x: Tensor) -> Tensor:
         """The tail: outputs of the last recurrent stage (..., U) -> output (..., V)."""
         for stage in self.tail:
@@ -226,7 +159,7 @@ class Network:
 
     def in_float64(self) -> Network:
         """The same chain over a copy of the model that computes in float64."""
-        cells = [stage.cell for stage in self.recurrent]
+        cells = _cells(self.stages)
         if isinstance(self.model, SequenceModel):
             return Network.of(in_float64(self.model, cells))
         copy = in_float64(self.model, [*layers_of(self.model), *cells])
@@ -248,9 +181,9 @@ def _stages(chain: Sequence[Any]) -> tuple[list[Stage], bool]:
     last_only = False
     for layer in chain:
         found = _stage(layer)
-        if last_only and any(isinstance(stage, Recurrent) for stage in found):
+        if last_only and any(isinstance(stage, OVER_TIME) for stage in found):
             raise UsageError("A recurrent layer follows one without return_sequences: set return_sequences=True there.")
-        last_only = last_only or (isinstance(layer, layers.RNN) and not layer.return_sequences)
+        last_only = last_only or (isinstance(layer, DRIVING) and not layer.return_sequences)
         stages += found
     return stages, last_only
 
@@ -267,17 +200,45 @@ def _stage(layer: Any) -> list[Stage]:
     if isinstance(layer, layers.Dense):
         linear = layer.activation is keras.activations.linear
         return [Affine(layer.kernel, layer.bias, None if linear else layer.activation)]
-    if isinstance(layer, layers.RNN):
-        if layer.go_backwards:
-            raise UsageError(f"The layer {layer.name!r} goes backwards: it cannot run one piece at a time.")
-        cells = layer.cell.cells if isinstance(layer.cell, layers.StackedRNNCells) else [layer.cell]
-        return [Recurrent(cell) for cell in cells]
+    if isinstance(layer, DRIVING):
+        return _of_cells(layer)
     if isinstance(layer, POINTWISE) and _along_last_axis(layer):
         return [Pointwise(layer)]
     raise UsageError(
         f"The layer {layer.name!r} ({type(layer).__name__}) is none that looks at one timestep alone: "
-        "expected Embedding, Dense, RNN layers, normalization, activations or dropout."
+        "expected Embedding, Dense, recurrent or Bidirectional layers, normalization, activations or dropout."
     )
+
+
+def _of_cells(layer: Any) -> list[Stage]:
+    """The stages of a layer that drives cells over time."""
+    if isinstance(layer, layers.Bidirectional):
+        return [_both(layer)]
+    if layer.go_backwards:
+        raise UsageError(
+            f"The layer {layer.name!r} goes backwards and leaves its outputs in that order: use keras.layers.Bidirectional."
+        )
+    return list(_recurrent(layer))
+
+
+def _recurrent(layer: Any) -> list[Recurrent]:
+    cells = layer.cell.cells if isinstance(layer.cell, layers.StackedRNNCells) else [layer.cell]
+    return [Recurrent(cell) for cell in cells]
+
+
+def _both(layer: Any) -> Both:
+    parts = (layer.forward_layer, layer.backward_layer)
+    if layer.merge_mode not in MERGES or not all(isinstance(part, layers.RNN) for part in parts):
+        raise UsageError(
+            f"The layer {layer.name!r} must wrap recurrent layers, with a merge_mode of {', '.join(MERGES)}. "
+            f"Received: {' and '.join(type(part).__name__ for part in parts)}, merge_mode {layer.merge_mode!r}"
+        )
+    return Both(_recurrent(parts[0]), _recurrent(parts[1]), layer.merge_mode)
+
+
+def _cells(stages: Sequence[Stage]) -> list[Any]:
+    flat = [part for stage in stages for part in ([*stage.ahead, *stage.back] if isinstance(stage, Both) else [stage])]
+    return [part.cell for part in flat if isinstance(part, Recurrent)]
 
 
 def _along_last_axis(layer: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from export.artifact import APP
-from export.spec import FEATURES, STEP, Signature, Spec, State
+from export.spec import FEATURES, SEQUENCE, SEQUENCE_LENGTHS, STEP, TIME, Signature, Spec, State
 from seqapp.errors import UsageError
 
 
@@ -54,16 +54,22 @@ def spec_of(bundle: Path, content: dict[str, Any]) -> Spec:
         UsageError: the manifest is damaged, or its signatures are not those of a model that runs step by step.
     """
     with _damage(bundle):
-        step = {side: {t["name"]: t["shape"] for t in content["signatures"][STEP][side]} for side in ("inputs", "outputs")}
+        # What takes the lengths of whole sequences has no step.
+        signature = content["signatures"].get(STEP) or content["signatures"][SEQUENCE]
+        inputs, outputs = ({t["name"]: t["shape"] for t in signature[side]} for side in ("inputs", "outputs"))
         states = tuple(
-            State(i, s["layer"], s["role"], _initial(bundle, s, index(step["inputs"][s["input"]][-1])))
+            State(i, s["layer"], s["role"], _initial(bundle, s, index(inputs[s["input"]][-1])))
             for i, s in enumerate(content["states"])
         )
-        (output,) = step["outputs"].keys() - {s["output"] for s in content["states"]}
-        features = index(step["inputs"][FEATURES][-1]) if FEATURES in step["inputs"] else None
-        spec = Spec(index(step["outputs"][output][-1]), states, features, output)
+        (output,) = outputs.keys() - {s["output"] for s in content["states"]}
+        features = index(inputs[FEATURES][-1]) if FEATURES in inputs else None
+        both_ways = SEQUENCE_LENGTHS in inputs
+        last_only = both_ways and TIME not in outputs[output]
+        spec = Spec(index(outputs[output][-1]), states, features, output, both_ways, last_only)
         if [(s["input"], s["output"]) for s in content["states"]] != [(state.input, state.output) for state in states]:
             raise ValueError(f"its states should be named {[state.input for state in states]} and so on, in their order")
+        if not spec.signatures.keys() & content["signatures"].keys():
+            raise ValueError("it has no signature of a model that runs step by step or over whole sequences")
         for name, signature in spec.signatures.items():
             if name in content["signatures"] and _tensors(content["signatures"][name]) != _declared(signature):
                 raise ValueError(f"its signature {name} is not that of a model that runs step by step")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from export import keras_model
 from export.artifact import BATCHES
 from export.network import Network
 from export.spec import Spec
+from export.stages import Recurrent
 from seqapp.errors import UsageError
 from seqapp.scoring import Scores, score_targets
 from seqapp.step import Array, KerasStepper, Stepper, log_softmax
@@ -41,7 +44,7 @@ class Reference:
 
     @cached_property
     def keras(self) -> Stepper:
-        return KerasStepper(self.network, self.spec.features)
+        return _stepper(self.network, self.spec)
 
     @cached_property
     def expected(self) -> tuple[Array, list[Array]]:
@@ -51,7 +54,7 @@ class Reference:
     @cached_property
     def rounding(self) -> tuple[float, float]:
         """Largest distance of Keras in float32 from Keras in float64, in values and in states."""
-        in_float64 = KerasStepper(self.network.in_float64(), self.spec.features)
+        in_float64 = _stepper(self.network.in_float64(), self.spec)
         return differences(self.expected, self.whole(in_float64, self.samples, [STEPS]))
 
     @property
@@ -103,7 +106,7 @@ class Reference:
         inputs = self.samples[:1, np.arange(length) % STEPS]
         found = keras_model.output(self.network.model, inputs)
         wanted = self.whole(self.keras, inputs, [length])[0]
-        wanted = wanted[:, -1] if self.network.last_only else wanted
+        wanted = wanted[:, -1] if self.network.last_only and not self.spec.both_ways else wanted
         if self.network.softmax_left_out:
             wanted = np.exp(wanted)
         elif self.spec.output.endswith("logits"):
@@ -116,9 +119,36 @@ class Reference:
             )
 
 
+def _stepper(network: Network, spec: Spec) -> Stepper:
+    return Sequences(network, spec.features) if spec.both_ways else KerasStepper(network, spec.features)
+
+
+class Sequences:
+    """A network that reads both ways, in Keras, as a stepper without states: each call of `sequence` takes whole sequences."""
+
+    def __init__(self, network: Network, features: int | None) -> None:
+        self.kind = "int32" if features is None else network.compute_dtype
+
+        def sequences(x: Any, lengths: Any) -> Any:
+            return network.finish(network.sequences(Recurrent.whole, x, lengths))
+
+        shape = [None, None] if features is None else [None, None, features]
+        specs = [tf.TensorSpec(shape, self.kind), tf.TensorSpec([None], "int32")]
+        self._sequences = tf.function(sequences, input_signature=specs, autograph=False)
+
+    def initial_states(self, batch_size: int) -> list[Array]:
+        return []
+
+    def step(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
+        raise TypeError("a network that reads both ways has no step")
+
+    def sequence(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
+        return np.asarray(self._sequences(np.asarray(tokens, self.kind), np.full(len(tokens), tokens.shape[1], np.int32))), []
+
+
 def differences(a: tuple[Array, list[Array]], b: tuple[Array, list[Array]]) -> tuple[float, float]:
     """Largest absolute differences of values and of states; infinite where one is not a number."""
-    return _largest(a[0], b[0]), max(_largest(x, y) for x, y in zip(a[1], b[1], strict=True))
+    return _largest(a[0], b[0]), max((_largest(x, y) for x, y in zip(a[1], b[1], strict=True)), default=0.0)
 
 
 def _largest(a: Array, b: Array) -> float:

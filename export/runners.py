@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from export.spec import PREFILL, SEQUENCE, STEP, Spec
+from export.spec import PREFILL, SEQUENCE, SEQUENCE_LENGTHS, STEP, Spec
 from seqapp.errors import need
 from seqapp.step import Array
 
@@ -19,7 +19,8 @@ Feed = dict[str, Array]
 class Runner:
     """A file's signatures as functions from named arrays to named arrays: tokens, or features with one more axis, come in.
 
-    A file of `step` alone does the rest step by step.
+    A file of `step` alone does the rest step by step. One that reads both ways has no states, and takes each call of `sequence`
+    for whole sequences.
     """
 
     def __init__(self, spec: Spec, functions: dict[str, Callable[[Feed], Feed]]) -> None:
@@ -32,6 +33,8 @@ class Runner:
         return self._run(STEP, tokens, states)
 
     def sequence(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
+        if self.spec.both_ways:
+            return self.sequences(tokens, np.full(len(tokens), tokens.shape[1])), []
         if SEQUENCE in self.functions:
             return self._run(SEQUENCE, tokens, states)
         results, after = [], list(states)
@@ -39,6 +42,13 @@ class Runner:
             result, after = self.step(column, after)
             results.append(result)
         return np.stack(results, 1), after
+
+    def sequences(self, tokens: Array, lengths: Array) -> Array:
+        """tokens (B, T) of sequences that end after `lengths` (B,) -> logits (B, V), or (B, T, V), which mean nothing from the
+        length on; of a file that reads both ways.
+        """
+        feed = {self.spec.input: np.asarray(tokens, self.spec.input_dtype), SEQUENCE_LENGTHS: np.asarray(lengths, np.int32)}
+        return self.functions[SEQUENCE](feed)[self.spec.output]
 
     def prefill(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
         """tokens int32 (B, T) and states -> logits float32 (B, V) of the last timestep, and states."""

@@ -71,6 +71,12 @@ class Model:
         """tokens (B, T), or features (B, T, F), and states -> output (B, T, V) and states."""
         return self.runner.sequence(tokens, states)
 
+    def sequences(self, tokens: Array, lengths: Array) -> Array:
+        """tokens (B, T), or features (B, T, F), of sequences that end after `lengths` (B,) -> output (B, V), one for each, or
+        (B, T, V), which means nothing from the length on; of a model that reads both ways.
+        """
+        return self.runner.sequences(tokens, lengths)
+
     def session(self) -> Session:
         """A new stream.
 
@@ -78,7 +84,8 @@ class Model:
             UsageError: the model has no vocabulary, so it takes no text.
         """
         if self.vocabulary is None:
-            raise UsageError(f"The model has no vocabulary, it takes {self.runner.spec.input}: use its step and sequence.")
+            methods = "sequences" if self.runner.spec.both_ways else "step and sequence"
+            raise UsageError(f"The model has no vocabulary, it takes {self.runner.spec.input}: use its {methods}.")
         return Session(self.runner, self.vocabulary, self.identity)
 
     def predict(self, text: str, top: int = 3) -> list[tuple[str, float]]:
@@ -120,8 +127,9 @@ def _opened(path: Path, format: str, spec: Spec) -> Runner:
     """The file in its engine, run once: some faults show at the first call only."""
     try:
         runner = OPENERS[format](path, spec)
-        inputs = np.zeros((1,) if spec.features is None else (1, spec.features), spec.input_dtype)
-        output, states = runner.step(inputs, runner.initial_states(1))
+        inputs = np.zeros((1, 1) if spec.features is None else (1, 1, spec.features), spec.input_dtype)
+        run, given = (runner.sequence, inputs) if spec.both_ways else (runner.step, inputs[:, 0])
+        output, states = run(given, runner.initial_states(1))
         found = [array.shape[-1] for array in (output, *states)]
         if found != (wanted := [spec.output_size, *(state.size for state in spec.states)]):
             raise ValueError(f"its outputs have widths {found}, and the manifest says {wanted}")

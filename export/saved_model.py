@@ -10,8 +10,9 @@ import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from export.graphs import plain_functions
-from export.network import Network, Recurrent
+from export.network import Network
 from export.spec import Spec
+from export.stages import Recurrent
 from export.text_graph import TextGraph, serve_function
 from seqapp.vocabulary import Vocabulary
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 BATCH, TIME = "batch", "time"
 STEP, SEQUENCE, PREFILL = "step", "sequence", "prefill"
-TOKENS, FEATURES = "tokens", "features"
+TOKENS, FEATURES, SEQUENCE_LENGTHS = "tokens", "features", "lengths"
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,18 @@ class Signature:
 
 @dataclass(frozen=True)
 class Spec:
-    """A model of tokens, or of `features` numbers a timestep, to `output_size` numbers, with its states outside."""
+    """A model of tokens, or of `features` numbers a timestep, to `output_size` numbers, with its states outside.
+
+    One that reads `both_ways` has no states: it takes whole sequences with their lengths, and gives an output for each timestep
+    or, with `last_only`, one for each sequence.
+    """
 
     output_size: int
     states: tuple[State, ...]
     features: int | None = None
     output: str = "logits"
+    both_ways: bool = False
+    last_only: bool = False
 
     @classmethod
     def of(cls, network: Any) -> Spec:
@@ -67,7 +73,8 @@ class Spec:
             for i, value in enumerate(stage.initial_states(1)):
                 role = "hc"[i] if i < 2 else f"state_{i}"
                 states.append(State(len(states), layer, role, tuple(np.asarray(value, np.float32)[0].tolist())))
-        return cls(network.output_size, tuple(states), network.features, network.output)
+        of_sequences = network.both_ways and network.last_only
+        return cls(network.output_size, tuple(states), network.features, network.output, network.both_ways, of_sequences)
 
     @property
     def input(self) -> str:
@@ -83,17 +90,21 @@ class Spec:
 
     @property
     def signatures(self) -> dict[str, Signature]:
+        if self.both_ways:
+            lengths = TensorSpec(SEQUENCE_LENGTHS, "int32", (BATCH,))
+            return {SEQUENCE: self._signature((BATCH, TIME), (BATCH,) if self.last_only else (BATCH, TIME), lengths)}
         return {
             STEP: self._signature((BATCH,), (BATCH,)),
             SEQUENCE: self._signature((BATCH, TIME), (BATCH, TIME)),
             PREFILL: self._signature((BATCH, TIME), (BATCH,)),
         }
 
-    def _signature(self, inner: tuple[str | int, ...], outer: tuple[str | int, ...]) -> Signature:
+    def _signature(self, inner: tuple[str | int, ...], outer: tuple[str | int, ...], *more: TensorSpec) -> Signature:
         width = () if self.features is None else (self.features,)
         return Signature(
             inputs=(
                 TensorSpec(self.input, self.input_dtype, (*inner, *width)),
+                *more,
                 *(TensorSpec(state.input, "float32", (BATCH, state.size)) for state in self.states),
             ),
             outputs=(

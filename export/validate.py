@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ def validate(
             return verdict
         opened = micro.open_micro if artifact.profile == MICRO else runners.OPENERS[artifact.format]
         runner = opened(path, reference.spec)
-        verdict.parity = [measure(runner, reference, signature, artifact.batches) for signature in artifact.tested]
+        tested = [name for name in artifact.tested if name in reference.spec.signatures]
+        verdict.parity = [measure(runner, reference, signature, artifact.batches) for signature in tested]
         judge = _judge_float if artifact.precision == FLOAT32 else _judge_quantized
         judge(verdict, artifact, runner, reference, perplexity)
         if artifact.profile == TRAINABLE:
@@ -173,8 +175,11 @@ def check_size(artifact: Artifact, path: Path, largest: int | None) -> Iterator[
 def measure(runner: Runner, reference: Reference, signature: str, batches: Sequence[int] = BATCHES) -> Parity:
     """The largest differences over batches, from the initial states, of 1,000 timesteps and the states after them.
 
-    `step` runs one by one; `sequence` in uneven chunks, and as each length followed by the rest; `prefill` as each length.
+    `step` runs one by one; `sequence` in uneven chunks, and as each length followed by the rest; `prefill` as each length. A
+    file that reads both ways runs whole sequences of each length, beside shorter ones.
     """
+    if reference.spec.both_ways:
+        return _measure_sequences(runner, reference, batches)
     values, states = reference.expected
     largest, largest_state = 0.0, 0.0
     for rows in batches:
@@ -193,6 +198,19 @@ def measure(runner: Runner, reference: Reference, signature: str, batches: Seque
     return Parity(signature, largest, largest_state)
 
 
+def _measure_sequences(runner: Runner, reference: Reference, batches: Sequence[int]) -> Parity:
+    """The largest difference of padded sequences, up to their lengths, from the same sequences alone in Keras."""
+    largest = 0.0
+    for rows, longest in product(batches, LENGTHS):
+        inputs, lengths = reference.samples[:rows, :longest], [longest, (longest + 1) // 2, 1][:rows]
+        found = reference.values(runner.sequences(inputs, np.array(lengths)))
+        for row, length in enumerate(lengths):
+            wanted, _ = reference.whole(reference.keras, inputs[row : row + 1, :length], [length])
+            mine = found[row] if reference.spec.last_only else found[row, :length]
+            largest = max(largest, differences((wanted[0], []), (mine, []))[0])
+    return Parity(SEQUENCE, largest, 0.0)
+
+
 Values = tuple[Array, list[Array]]
 
 
@@ -207,7 +225,9 @@ def _prefilled(runner: Runner, reference: Reference, inputs: Array, expected: Va
 def latency(runner: Runner, reference: Reference, artifact: Artifact) -> dict[str, float]:
     """Microseconds a timestep, batch 1, as called from Python: medians."""
     inputs, states = reference.samples[:1, :100], runner.initial_states(1)
-    found = {STEP: _microseconds(lambda: runner.step(inputs[:, 0], states), 200)}
+    found = {}
+    if not reference.spec.both_ways:
+        found[STEP] = _microseconds(lambda: runner.step(inputs[:, 0], states), 200)
     if SEQUENCE in artifact.signatures:
         found[SEQUENCE] = _microseconds(lambda: runner.sequence(inputs, states), 5) / inputs.shape[1]
     return found
@@ -256,8 +276,11 @@ def losses(wanted: Scores, found: Scores, limits: Limits) -> list[Loss]:
 
 
 def loss_of_outputs(reference: Reference, runner: Runner, limits: Limits) -> Loss:
-    """Without targets: how far the outputs are from Keras's, where one row of samples is fed step by step."""
-    wanted, (found, _) = reference.expected[0][:1], reference.stepwise(runner, reference.samples[:1])
+    """Without targets: how far the outputs are from Keras's, where one row of samples is fed step by step, or as a sequence."""
+    sample = reference.samples[:1]
+    one_by_one = not reference.spec.both_ways
+    found, _ = reference.stepwise(runner, sample) if one_by_one else reference.whole(runner, sample, [STEPS])
+    wanted = reference.expected[0][:1]
     value = float(np.sqrt(np.mean((found - wanted) ** 2)) / max(float(wanted.std()), 1e-12))
     return Loss("outputs", value, 0.0, limits.outputs, "fraction of their standard deviation")
 
