@@ -32,12 +32,9 @@ def _about(content: dict[str, Any]) -> list[str]:
 
 def _files(content: dict[str, Any]) -> str:
     names = list(dict.fromkeys(name for file in content["files"] for name in file["metrics"]))
+    timed = f"{_timed(content)}, µs a timestep"
     rows = [
-        "| "
-        + " | ".join(
-            ["file", "precision", "bytes", "needs", "largest difference", "loses", f"{_timed(content)}, µs a timestep", *names]
-        )
-        + " |",
+        "| " + " | ".join(["file", "precision", "bytes", "needs", "largest difference", "loses", timed, *names]) + " |",
         "|" + "---|" * (7 + len(names)),
     ]
     for file in content["files"]:
@@ -72,8 +69,8 @@ def _legend(content: dict[str, Any]) -> str:
 def _contract(content: dict[str, Any]) -> str:
     if STEP not in content["signatures"]:
         return (
-            f"{_signature(content, SEQUENCE)} It reads each sequence both ways, up to its length, and carries nothing from call "
-            "to call: what stands behind a sequence changes nothing, and output from its length on means nothing. "
+            f"{_signature(content, SEQUENCE)} It reads each sequence both ways, up to its length, and carries nothing from "
+            "call to call: what stands behind a sequence changes nothing, and output from its length on means nothing. "
             "`manifest.json` has every name, shape and checksum."
         )
     initial = "zeros" if all(s["initial"] == 0 for s in content["states"]) else "what `initial` says of each in `manifest.json`"
