@@ -7,6 +7,7 @@ import importlib
 import sys
 from pathlib import Path
 
+from export import converter
 from export.artifact import FORMATS, MICRO, PRECISIONS, TRAINABLE, check_wanted
 from seqapp import errors
 from seqapp.cli import Parser, add_import_flag, need_keras
@@ -48,6 +49,8 @@ def command(a: argparse.Namespace) -> None:
     run = Run.open(a.run)
     target = Path(a.out) if a.out else run.path / "bundle"
     check_target(target, "--out", "manifest.json", a.overwrite)
+    if "tflite" in a.format or profiles:
+        converter.start()  # it loads TensorFlow while this process does
     need_keras(a.modules)
     conversion = importlib.import_module("export.conversion")
     print(conversion.export_run(run, target, list(a.format), list(a.quantize), profiles))

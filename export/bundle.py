@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from export import manifest
+from export import converter, manifest
 from export.artifact import MICRO, Artifact
 from export.card import card
 from export.firmware import write_source
@@ -24,6 +24,8 @@ def write_bundle(source: Source, target: Path, artifacts: list[Artifact]) -> dic
         RunFailed: a file is not the trained model; nothing is left behind.
     """
     reference = source.reference
+    if any(artifact.format == "tflite" for artifact in artifacts):
+        converter.start()
     reference.check_chain()
     with replacing(target) as temporary:
         temporary.mkdir(parents=True)

@@ -1,13 +1,22 @@
-"""TensorFlow's TFLite converter, in a process of its own: it is native code, which may end the process it runs in."""
+"""TensorFlow's TFLite converter, in a process of its own: it is native code, which may end the process it runs in.
+
+A server loads TensorFlow once, which takes seconds, and makes a child of itself for each conversion.
+"""
 
 from __future__ import annotations
 
+import atexit
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import traceback
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 from seqapp.errors import RunFailed
 
@@ -20,23 +29,73 @@ def convert(saved_model: Path, signatures: list[str]) -> bytes:
     """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "model.tflite"
-        command = [sys.executable, "-m", "export.converter", str(saved_model), str(target), *signatures]
-        # The child finds this package where this process found it, whatever folder the user is in.
-        paths = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
-        result = subprocess.run(command, env={**os.environ, **paths}, capture_output=True, text=True, check=False)
-        if result.returncode == 0:
+        status, words = start().run([str(saved_model), str(target), *signatures])
+        if status == 0:
             return target.read_bytes()
     what = ", ".join(signatures)
-    if result.returncode < 0:
-        name = signal.Signals(-result.returncode).name
+    if status < 0:
+        name = signal.Signals(-status).name
         raise RunFailed(
             f"TensorFlow's TFLite converter was killed by {name} while it converted {what}: the model needs something that it "
             "cannot translate; leave TFLite out, with --format saved_model onnx."
         )
     raise RunFailed(
-        f"TensorFlow's TFLite converter refused {what}: {_reason(result.stderr)}; a cell may use only operations that LiteRT "
+        f"TensorFlow's TFLite converter refused {what}: {_reason(words)}; a cell may use only operations that LiteRT "
         "has built in, or leave TFLite out, with --format saved_model onnx."
     )
+
+
+def start() -> Server:
+    """The server of this process; to start it early lets it load TensorFlow while this process does so too."""
+    server = _server(sys.executable)
+    if server.process.poll() is not None:  # it was killed, or it serves once only
+        _server.cache_clear()
+    return _server(sys.executable)
+
+
+@lru_cache(maxsize=1)
+def _server(python: str) -> Server:
+    return Server(python)
+
+
+class Server:
+    """A process that converts for as long as this one lives."""
+
+    def __init__(self, python: str) -> None:
+        self.lock, self.words = Lock(), tempfile.TemporaryFile("ab+")  # noqa: SIM115 - as long as the process
+        # The child finds this package where this process found it, whatever folder the user is in.
+        paths = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+        self.process = subprocess.Popen(
+            [python, "-m", "export.converter"],
+            env={**os.environ, **paths},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.words,
+            text=True,
+        )
+        atexit.register(self.close)
+
+    def run(self, job: list[str]) -> tuple[int, str]:
+        """The exit status of a conversion, negative for a signal, and what it said."""
+        with self.lock:
+            before = os.fstat(self.words.fileno()).st_size
+            status = self._answer(job)
+            after = os.fstat(self.words.fileno()).st_size
+            return status, os.pread(self.words.fileno(), after - before, before).decode(errors="replace")
+
+    def _answer(self, job: list[str]) -> int:
+        try:
+            print(json.dumps(job), file=self.process.stdin, flush=True)
+            answer = self.process.stdout.readline() if self.process.stdout else ""
+        except BrokenPipeError:
+            answer = ""
+        return int(answer) if answer else self.process.wait()
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
+        self.process.kill()
+        self.process.communicate()
+        self.words.close()
 
 
 def _reason(words: str) -> str:
@@ -46,14 +105,33 @@ def _reason(words: str) -> str:
     return (named or lines[-1:])[0].split(": error: ")[-1][:300].rstrip(".")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     import tensorflow as tf
 
-    source, target, *signatures = argv
-    converter = tf.lite.TFLiteConverter.from_saved_model(source, signature_keys=signatures)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    Path(target).write_bytes(converter.convert())
+    kind = tf.lite.TFLiteConverter  # which loads its module now, and not in each child
+    for line in sys.stdin:
+        if not hasattr(os, "fork"):
+            sys.exit(_converted(kind, json.loads(line)))
+        child = os.fork()
+        if child == 0:
+            os.dup2(2, 1)  # standard output is for the answers
+            status = _converted(kind, json.loads(line))
+            sys.stderr.flush()
+            os._exit(status)  # at once: to take TensorFlow down in good order costs two seconds
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def _converted(kind: Any, job: list[str]) -> int:
+    """Converts, and returns the exit status."""
+    source, target, *signatures = job
+    try:
+        # Built-in operators alone are the default.
+        Path(target).write_bytes(kind.from_saved_model(source, signature_keys=signatures).convert())
+    except Exception:  # of whatever kind: it is for the other process to read
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
