@@ -14,6 +14,7 @@ from typing import Any
 from seqapp.errors import need
 
 ALIGNMENT = 16  # bytes, of the arena and of the file in it
+LARGEST = 1 << 26  # bytes; no microcontroller has so many
 
 
 @lru_cache(maxsize=2)
@@ -51,6 +52,7 @@ def _fits(content: bytes, arena: int) -> bool:
     child = os.fork()
     if child == 0:
         status = 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what TFLM says of an arena that is too small is not the last word
         try:
             interpreter(content, arena)
             status = 0
@@ -62,10 +64,12 @@ def _fits(content: bytes, arena: int) -> bool:
 def main(argv: list[str]) -> None:
     content = Path(argv[0]).read_bytes()
     enough = 10 * len(content) + (1 << 16)
+    while enough < LARGEST and not _fits(content, enough):
+        enough *= 4
     try:
         interpreter(content, enough)
-    except RuntimeError as error:
-        sys.exit(str(error))  # refused in any arena; TFLM has said why
+    except Exception as error:  # refused in any arena, or no file that it knows; what kind that is, is its own affair
+        sys.exit(str(error))
     print(ALIGNMENT * bisect_left(range(enough // ALIGNMENT), True, key=lambda blocks: _fits(content, ALIGNMENT * blocks)))
 
 

@@ -22,14 +22,14 @@ from seqapp.errors import need
 # What tflite-micro 0.dev20261023182759 has of all that a timestep may be made of, by the methods of its MicroMutableOpResolver
 # without their "Add". Its convolutions, images, loops and variables are left out.
 METHODS = (
-    "Abs", "Add", "AddN", "ArgMax", "ArgMin", "BatchMatMul", "BroadcastArgs", "BroadcastTo", "Cast", "Ceil", "Concatenation",
-    "Cos", "CumSum", "Dequantize", "Div", "EmbeddingLookup", "Elu", "Equal", "Exp", "ExpandDims", "Fill", "Floor", "FloorDiv",
-    "FloorMod", "FullyConnected", "Gather", "GatherNd", "Greater", "GreaterEqual", "HardSwish", "L2Normalization",
-    "LeakyRelu", "Less", "LessEqual", "Log", "LogicalAnd", "LogicalNot", "LogicalOr", "Logistic", "LogSoftmax", "Maximum",
-    "Mean", "Minimum", "Mul", "Neg", "NotEqual", "Pack", "Pad", "PadV2", "Prelu", "Quantize", "ReduceMax", "ReduceMin",
-    "Relu", "Relu6", "Reshape", "ReverseV2", "Round", "Rsqrt", "SelectV2", "Sin", "Slice", "Softmax", "Split", "SplitV",
-    "Sqrt", "Square", "SquaredDifference", "Squeeze", "StridedSlice", "Sub", "Sum", "Tanh", "Transpose", "Unpack",
-    "ZerosLike",
+    "Abs", "Add", "AddN", "ArgMax", "ArgMin", "BatchMatMul", "BroadcastArgs", "BroadcastTo", "Cast", "Ceil",
+    "Concatenation", "Cos", "CumSum", "Dequantize", "Div", "DynamicUpdateSlice", "Elu", "EmbeddingLookup", "Equal", "Exp",
+    "ExpandDims", "Fill", "Floor", "FloorDiv", "FloorMod", "FullyConnected", "Gather", "GatherNd", "Greater",
+    "GreaterEqual", "HardSwish", "L2Normalization", "LeakyRelu", "Less", "LessEqual", "Log", "LogicalAnd", "LogicalNot",
+    "LogicalOr", "Logistic", "LogSoftmax", "Maximum", "Mean", "Minimum", "MirrorPad", "Mul", "Neg", "NotEqual", "Pack",
+    "Pad", "PadV2", "Prelu", "Quantize", "ReduceAll", "ReduceMax", "ReduceMin", "Relu", "Relu6", "Reshape", "ReverseV2",
+    "Round", "Rsqrt", "SelectV2", "Sin", "Slice", "Softmax", "Split", "SplitV", "Sqrt", "Square", "SquaredDifference",
+    "Squeeze", "StridedSlice", "Sub", "Sum", "Tanh", "Transpose", "Unpack", "ZerosLike",
 )  # fmt: skip
 _BUILTIN = {name.replace("_", "").lower(): name for name in flatbuffer.BUILTIN}
 OPERATORS = {_BUILTIN[method.lower()]: f"Add{method}" for method in METHODS}
@@ -93,6 +93,17 @@ def check_operators(content: bytes) -> Iterator[str]:
     for name in flatbuffer.operators(content):
         if name not in OPERATORS:
             yield f"it needs the operator {name}, which TensorFlow Lite Micro does not have, or not for a timestep"
+
+
+def check_order(content: bytes, spec: Spec) -> Iterator[str]:
+    """Whether the inputs and outputs, which TFLM knows by their order alone, are in the order of their names in `step`."""
+    model = flatbuffer.read(content)
+    (graph,), (signature,) = model.subgraphs, model.signatureDefs
+    for side in ("inputs", "outputs"):
+        number = {entry.name.decode(): entry.tensorIndex for entry in getattr(signature, side)}
+        wanted = [tensor.name for tensor in getattr(spec.signatures[STEP], side)]
+        if [number.get(name) for name in wanted] != list(map(int, getattr(graph, side))):
+            yield f"its {side} should be {', '.join(wanted)}, in this order"
 
 
 def registered(content: bytes) -> list[str]:

@@ -88,6 +88,7 @@ def validate(
             verdict.failures += check_operators(path, VARIABLES if artifact.profile == TRAINABLE else ())
         if artifact.profile == MICRO:
             verdict.failures += micro.check_operators(path.read_bytes())
+            verdict.failures += micro.check_order(path.read_bytes(), reference.spec)
         if artifact.precision != FLOAT32:
             verdict.failures += check_size(artifact, path, largest)
         if verdict.failures:
