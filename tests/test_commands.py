@@ -235,6 +235,7 @@ def test_evaluate_measures_another_text(
         (["--quantize", "int4"], ("--quantize", "dynamic", "float16", "int8", "int4")),
         (["--quantize"], ("--quantize", "expected at least one argument")),
         (["--format", "coreml"], ("--format", "saved_model", "tflite", "onnx", "coreml")),
+        (["--profile", "watch"], ("--profile", "micro", "watch")),
     ],
 )
 def test_export_refuses_flags_that_it_does_not_know(
@@ -254,6 +255,10 @@ def test_export_refuses_flags_that_it_does_not_know(
             ["--format", "saved_model", "--quantize", "int8"],
             ("The precision int8 is for tflite or onnx", "add it to the formats"),
         ),
+        (
+            ["--format", "onnx", "--profile", "micro", "--quantize", "dynamic"],
+            ("The precision dynamic is for tflite", "add it to the formats"),
+        ),
     ],
 )
 def test_export_refuses_a_precision_that_no_format_has(
@@ -268,7 +273,7 @@ def test_export_refuses_a_precision_that_no_format_has(
 def test_benchmark_puts_its_table_into_a_file(
     trained: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert export.__main__.main([str(trained().path), "--out", str(tmp_path / "bundle")]) == 0
+    assert export.__main__.main([str(trained().path), "--out", str(tmp_path / "bundle"), "--profile", "micro"]) == 0
     page = tmp_path / "README.md"
     page.write_text(f"before\n{export.benchmark.BEGIN}\nold\n{export.benchmark.END}\nafter\n")
     command = [sys.executable, "-m", "export.benchmark", str(tmp_path / "bundle"), "--repeats", "1", "--readme", str(page)]
@@ -277,6 +282,9 @@ def test_benchmark_puts_its_table_into_a_file(
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     for name in ("saved_model", "model.tflite", "model.onnx"):
         assert f"| {name} |" in text
+    # Of the speed of a device nothing is known here.
+    assert "| model.micro.tflite |" not in text
+    assert "model.micro.tflite, for microcontrollers: " in text
     capsys.readouterr()
     refused(capsys, export.benchmark.main([str(tmp_path)]), "manifest.json")
 
@@ -289,7 +297,8 @@ def test_help_needs_nothing_heavy(module: str) -> None:
     """With all but the base dependencies blocked, `--help` still answers."""
     code = (
         "import runpy, sys\n"
-        "for name in ('tensorflow', 'keras', 'onnx', 'onnxruntime', 'ai_edge_litert', 'matplotlib', 'tqdm', 'flatbuffers'):\n"
+        "heavy = 'tensorflow keras onnx onnxruntime ai_edge_litert tflite_micro matplotlib tqdm flatbuffers'\n"
+        "for name in heavy.split():\n"
         "    sys.modules[name] = None\n"
         f"sys.argv = [{module!r}, '--help']\n"
         f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
@@ -317,6 +326,30 @@ def test_a_missing_extra_is_named(trained: Callable[..., Run], text_file: Path, 
         assert result.returncode == 2
         assert "error: tensorflow is not installed: it comes with pip install 'seqapp[train]'." in result.stderr
         assert not (tmp_path / "run").exists() and not (tmp_path / "bundle").exists()
+
+
+def test_the_interpreter_of_microcontrollers_is_asked_for_first(tmp_path: Path) -> None:
+    """Before a run is opened, and TensorFlow loaded."""
+    code = (
+        "import runpy, sys\n"
+        "sys.modules['tensorflow'] = sys.modules['keras'] = sys.modules['tflite_micro'] = None\n"
+        f"sys.argv = ['export', {str(tmp_path)!r}, '--profile', 'micro']\n"
+        "runpy.run_module('export', run_name='__main__', alter_sys=True)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: tflite_micro is not installed: it comes with pip install 'seqapp[micro]'.\n"
+
+
+def test_export_refuses_a_profile_that_it_cannot_prove(
+    trained: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained()
+    monkeypatch.setitem(sys.modules, "tflite_micro", None)
+    capsys.readouterr()
+    flags = ["--out", str(tmp_path / "bundle"), "--profile", "micro"]
+    refused(capsys, export.__main__.main([str(run.path), *flags]), "tflite_micro is not installed", "seqapp[micro]")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture

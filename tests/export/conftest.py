@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import pytest
 from keras import layers, ops
 
-from export import tflite
+from export import conversion, tflite
 from export.network import Network
+from export.reference import Reference
 from export.spec import Spec
 from seqapp.cells import CELLS
 from seqapp.config import ModelConfig
@@ -106,3 +110,77 @@ def states_of(network: Network, rows: int, scale: float = 3.0) -> list[Array]:
 
 def tokens_of(rows: int, timesteps: int) -> Array:
     return np.random.default_rng(1).integers(0, VOCABULARY, (rows, timesteps)).astype(np.int32)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class FadingCell(layers.Layer):
+    """A cell that ONNX has no operator for, from a state that it learned; Keras can make it again, as Bidirectional needs it.
+
+    L_t = σ(r) ⊙ L_{t-1} + X_t·K,  Y_t = softsign(L_t)
+    """
+
+    def __init__(self, units: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units = self.state_size = self.output_size = units
+
+    def build(self, input_shape: Any) -> None:
+        self.kernel = self.add_weight(shape=(input_shape[-1], self.units), name="kernel")
+        self.rate = self.add_weight(shape=(self.units,), name="rate")
+        self.first = self.add_weight(shape=(self.units,), name="first")
+
+    def get_initial_state(self, batch_size: Any = None) -> list[Any]:
+        return [ops.tile(ops.expand_dims(self.first, 0), (batch_size, 1))]
+
+    def call(self, inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+        level = ops.sigmoid(self.rate) * states[0] + ops.matmul(inputs, self.kernel)
+        return ops.softsign(level), [level]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "units": self.units}
+
+
+TAGS, CLASSES = 5, 4
+
+
+def tagger() -> Any:
+    """Tokens to a tag for each timestep, both layers reading both ways; its LSTM is large enough for int8."""
+    lstm, gru = (layer(units, return_sequences=True) for layer, units in ((layers.LSTM, 64), (layers.GRU, 10)))
+    parts = [layers.Bidirectional(lstm), layers.Bidirectional(gru, "sum"), layers.Dense(TAGS)]
+    first = [keras.Input((None,), dtype="int32"), layers.Embedding(VOCABULARY, 32)]
+    # In a network that amplifies what it is given, no rounding of a quantized file is small.
+    return filled(keras.Sequential([*first, *parts]), scale=0.3)
+
+
+def classifier() -> Any:
+    """Features to the probabilities of a class for each sequence: a layer that reads ahead, and two cells each way."""
+    both = layers.Bidirectional(layers.RNN([layers.GRUCell(6), FadingCell(5)]), "mul")
+    return of_features(layers.LSTM(7, return_sequences=True), both, layers.Dense(CLASSES, "softmax"))
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model that reads both ways, its bundle, and what its files were compared with."""
+
+    model: Any
+    folder: Path
+    content: dict[str, Any]
+    reference: Reference
+
+
+def exported(model: Any, inputs: Array, folder: Path, precisions: list[str]) -> Exported:
+    source = conversion.source_of(model, inputs, None, None, None, "tags")
+    content = conversion.convert(source, folder, ["saved_model", "tflite", "onnx"], precisions, [], False)
+    return Exported(model, folder, content, source.reference)
+
+
+@pytest.fixture(scope="session")
+def tagger_bundle(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The tagger in each format and precision that there is of it."""
+    folder = tmp_path_factory.mktemp("tagger") / "bundle"
+    return exported(tagger(), tokens_of(1, 1500)[0], folder, ["dynamic", "float16", "int8"])
+
+
+@pytest.fixture(scope="session")
+def classifier_bundle(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("classifier") / "bundle"
+    return exported(classifier(), np.random.default_rng(2).normal(size=(1500, 8)), folder, [])

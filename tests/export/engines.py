@@ -20,17 +20,35 @@ from seqapp.step import Array
 Named = dict[str, Array]
 # Inputs and states -> logits and states.
 Signature = Callable[[Array, list[Array]], tuple[Array, list[Array]]]
+Whole = Callable[[Array, Array], Array]
 
 
 def opened(path: Path) -> dict[str, Signature]:
     """The signatures of a SavedModel or a TFLite file; the one of an ONNX file, which with one timestep is `step` too."""
+    found = {name: _signature(function) for name, function in _functions(path).items()}
+    return {**found, "step": _one_timestep(found["sequence"])} if path.suffix == ".onnx" else found
+
+
+def opened_whole(path: Path) -> Whole:
+    """The only signature of a file that reads both ways: inputs and the lengths of its sequences -> its only output."""
+    ((name, function),) = _functions(path).items()
+    assert name == "sequence"
+
+    def run(inputs: Array, lengths: Array) -> Array:
+        given = {"tokens" if inputs.dtype == np.int32 else "features": inputs, "lengths": np.asarray(lengths, np.int32)}
+        (output,) = function(**given).values()
+        return output
+
+    return run
+
+
+def _functions(path: Path) -> dict[str, Callable[..., Named]]:
     if path.suffix == ".onnx":
-        return _onnx(path)
+        return {"sequence": _onnx(path)}
     if path.suffix == ".tflite":
         interpreter = Interpreter(str(path), num_threads=1)
-        return {name: _signature(interpreter.get_signature_runner(name)) for name in interpreter.get_signature_list()}
-    loaded = tf.saved_model.load(str(path))
-    return {name: _signature(_arrays(function)) for name, function in loaded.signatures.items()}
+        return {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
+    return {name: _arrays(function) for name, function in tf.saved_model.load(str(path)).signatures.items()}
 
 
 def _signature(function: Callable[..., Named]) -> Signature:
@@ -48,16 +66,18 @@ def _arrays(function: Any) -> Callable[..., Named]:
     }
 
 
-def _onnx(path: Path) -> dict[str, Signature]:
+def _onnx(path: Path) -> Callable[..., Named]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    sequence = _signature(lambda **feed: dict(zip(names, session.run(names, feed), strict=True)))
+    return lambda **feed: dict(zip(names, session.run(names, feed), strict=True))
 
+
+def _one_timestep(sequence: Signature) -> Signature:
     def step(inputs: Array, states: list[Array]) -> tuple[Array, list[Array]]:
         logits, after = sequence(inputs[:, None], states)
         return logits[:, 0], after
 
-    return {"sequence": sequence, "step": step}
+    return step
 
 
 def operators(path: Path) -> Counter[str]:

@@ -87,6 +87,19 @@ def by_keras(model: Any, inputs: Array, before: list[Array]) -> tuple[Array, lis
     return log_softmax(logits.astype(np.float64)), states
 
 
+def alone(model: Callable[[Array], Any], inputs: Array, lengths: list[int]) -> list[Array]:
+    """A Keras model on each sequence without what pads it: inputs (B, T) or (B, T, F) and lengths -> outputs, each (length, V),
+    or (V,) of a model that gives one for each sequence.
+    """
+    return [np.asarray(model(x[None, :n]))[0] for x, n in zip(inputs, lengths, strict=True)]
+
+
+def compiled(model: Any) -> Callable[[Array], Any]:
+    """A Keras model's own call in one graph for all lengths: one by one, a hundred timesteps would take a second."""
+    spec = tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype)
+    return tf.function(lambda x: model(x, training=False), input_signature=[spec], autograph=False)
+
+
 def numpy_step(model: Any) -> Step:
     """The model's equations in float64, from its weights alone."""
     cells = [(_CELLS[type(cell)](cell), len(cell.state_size)) for cell in cells_of(model)]

@@ -14,7 +14,9 @@ from export import manifest, reading
 from export.__main__ import main
 from export.artifact import Artifact
 from export.runners import OPENERS
+from export.runtime import load
 from export.source import Source
+from seqapp.errors import UsageError
 from seqapp.run import Run
 from seqapp.step import KerasStepper, log_softmax
 from seqapp.vocabulary import Vocabulary
@@ -134,6 +136,23 @@ def test_some_formats_elsewhere(run: Run, tmp_path: Path, capsys: pytest.Capture
     assert sorted(p.name for p in out.iterdir()) == ["README.md", "manifest.json", "model.onnx", "vocabulary.json"]
     assert [file["path"] for file in reading.read(out)["files"]] == ["model.onnx"]
     assert not (run.path / "bundle").exists()
+
+
+def test_files_for_microcontrollers(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = tmp_path / "bundle"
+    assert main([str(run.path), "--out", str(bundle), "--format", "onnx", "--profile", "micro"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == str(bundle)
+    assert "writing and validating model.micro.tflite\n" in printed.err
+    sources = ["model.micro.cc", "model.micro.h"]
+    made = ["README.md", "manifest.json", *sources, "model.micro.tflite", "model.onnx", "vocabulary.json"]
+    assert sorted(p.name for p in bundle.iterdir()) == made
+    _, file = reading.read(bundle)["files"]
+    assert (file["path"], file["profile"], sorted(file["sources"])) == ("model.micro.tflite", "micro", sources)
+    assert file["metrics"]["perplexity"]["value"] == pytest.approx(run.metrics["test"]["perplexity"]["value"], rel=1e-3)
+    assert load(bundle).predict("are they") == load(bundle, "onnx").predict("are they")
+    with pytest.raises(UsageError, match="There is: none"):
+        load(bundle, "litert")
 
 
 def test_an_old_bundle_is_replaced_only_when_asked(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

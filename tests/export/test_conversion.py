@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ import pytest
 from keras import layers, ops
 
 import export
-from export import reading
+from export import arena, benchmark, conversion, micro, reading
 from export.runners import OPENERS, Runner
 from export.runtime import load
 from seqapp.errors import RunFailed, UsageError
 from seqapp.step import Array, log_softmax
 from seqapp.vocabulary import Vocabulary
-from tests.export.conftest import filled, of_features
+from tests.export.conftest import Exported, filled, of_features
+from tests.export.oracle import compiled
 
 VOCABULARY = Vocabulary.learn(["it is late , is it not ? yes , it is late again : go home"], "word", True)
 SIZE = len(VOCABULARY)
@@ -67,6 +70,14 @@ def regressor() -> Any:
 
 def classifier() -> Any:
     return of_features(layers.LSTM(10), layers.Dense(4))
+
+
+def both_ways() -> Any:
+    return of_tokens(layers.Bidirectional(layers.GRU(6, return_sequences=True)), layers.Dense(SIZE, "softmax"))
+
+
+def both_ends() -> Any:
+    return of_features(layers.Bidirectional(layers.LSTM(6)), layers.Dense(4))
 
 
 def opened(bundle: Path, name: str) -> Runner:
@@ -241,6 +252,31 @@ WRONG: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         {"vocabulary": SHORTER, "inputs": TOKENS},
         f"The vocabulary has {SIZE - 1} tokens, and the model is none of so many",
     ),
+    "int8 of both ways for LiteRT alone": (
+        both_ways,
+        {"formats": ["tflite"], "quantize": ["int8"], "inputs": TOKENS},
+        "model.int8.tflite runs step by step, and a model that reads both ways cannot: leave int8 out, or add onnx.",
+    ),
+    "both ways on a microcontroller": (
+        both_ends,
+        {"micro": True, "inputs": FLOATS},
+        "model.micro.tflite runs step by step, and a model that reads both ways cannot: leave micro out.",
+    ),
+    "both ways that learns": (
+        both_ways,
+        {"trainable": True, "inputs": TOKENS},
+        "model.trainable.tflite runs step by step, and a model that reads both ways cannot: leave trainable out.",
+    ),
+    "a vocabulary for both ways": (
+        both_ways,
+        {"vocabulary": VOCABULARY, "inputs": TOKENS},
+        "A model that reads both ways does not continue a text: leave the vocabulary out.",
+    ),
+    "targets of whole sequences": (
+        both_ends,
+        {"inputs": FLOATS, "targets": np.zeros(600, int), "output": "logits"},
+        "targets are one for each timestep, and the model gives one output for each sequence: leave them out.",
+    ),
     "a vocabulary for features": (regressor, {"vocabulary": VOCABULARY, "inputs": FLOATS}, "leave the vocabulary out"),
 }
 
@@ -252,6 +288,36 @@ def test_wrong_arguments(name: str, tmp_path: Path) -> None:
         export.convert(build(), tmp_path / "deep" / "bundle", **arguments)
     assert "\n" not in str(found.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_files_of_a_model_that_reads_both_ways(tagger_bundle: Exported, classifier_bundle: Exported) -> None:
+    whole, smaller = ["saved_model", "model.tflite", "model.onnx"], ["model.dynamic.tflite", "model.float16.tflite"]
+    # LiteRT's int8 has a step alone.
+    assert files(tagger_bundle.content) == [*whole[:2], *smaller, whole[2], "model.int8.onnx"]
+    assert files(classifier_bundle.content) == whole
+    for it in (tagger_bundle, classifier_bundle):
+        assert it.content == reading.read(it.folder)
+        assert {path.name for path in it.folder.iterdir()} == {*files(it.content), "README.md", "manifest.json"}
+
+
+def test_both_ways_the_next_token_is_no_target() -> None:
+    """The model has seen it."""
+    assert conversion.source_of(both_ways(), TOKENS, None, None, None, "tags").reference.targets is None
+    assert conversion.source_of(of_tokens(), TOKENS, None, None, None, "tags").reference.targets is not None
+
+
+def test_both_ways_targets_are_what_is_scored(tmp_path: Path) -> None:
+    model, targets = both_ways(), np.roll(TOKENS, 3)
+    before = [weight.numpy() for weight in model.weights], model.get_config()
+    content = export.convert(model, tmp_path / "bundle", formats=["onnx"], inputs=TOKENS, targets=targets)
+    found = content["files"][0]["metrics"]
+    # Scored by sequences of 512 timesteps.
+    probabilities = np.concatenate([np.asarray(compiled(model)(part[None]))[0] for part in (TOKENS[:512], TOKENS[512:])])
+    assert found["nats_per_token"]["count"] == 600
+    assert found["nats_per_token"]["value"] == pytest.approx(-np.log(probabilities[np.arange(600), targets]).mean(), rel=1e-5)
+    for weight, value in zip(model.weights, before[0], strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
+    assert model.get_config() == before[1]
 
 
 def test_a_bundle_that_is_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
@@ -296,3 +362,79 @@ def test_a_precision_that_gains_nothing_leaves_nothing(tmp_path: Path) -> None:
     ):
         export.convert(regressor(), tmp_path / "bundle", formats=["onnx"], quantize=["int8"], inputs=FLOATS)
     assert not list(tmp_path.iterdir())
+
+
+MICRO = ["model.micro.tflite", "model.micro.int8.tflite"]
+
+
+@pytest.fixture(scope="module")
+def gru() -> Any:
+    """Large enough for int8, with weights that forget."""
+    return filled(of_features(layers.GRU(96, return_sequences=True), layers.Dense(40)), scale=0.05)
+
+
+@pytest.fixture(scope="module")
+def for_microcontrollers(gru: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that has no other TFLite files."""
+    bundle = tmp_path_factory.mktemp("micro") / "bundle"
+    export.convert(gru, bundle, formats=["onnx"], quantize=["int8"], inputs=FLOATS, micro=True)
+    return bundle
+
+
+def test_files_for_microcontrollers(gru: Any, for_microcontrollers: Path) -> None:
+    content = reading.read(for_microcontrollers)
+    sources = [Path(name).with_suffix(suffix).name for name in MICRO for suffix in (".h", ".cc")]
+    assert files(content) == ["model.onnx", "model.int8.onnx", *MICRO]
+    made = {path.name for path in for_microcontrollers.iterdir()}
+    assert made == {*files(content), *sources, "manifest.json", "README.md"}
+    assert "### C++ on a microcontroller\n" in (for_microcontrollers / "README.md").read_text("utf-8")
+    x = FLOATS[None, :60]
+    wanted = np.asarray(gru(x))
+    for name, allowed in zip(MICRO, (1e-5, 0.1), strict=True):
+        difference = run(for_microcontrollers, name, x) - wanted
+        assert np.sqrt(np.mean(difference**2)) < allowed * np.std(wanted)
+
+
+def test_what_a_manifest_says_of_them(for_microcontrollers: Path) -> None:
+    content = reading.read(for_microcontrollers)
+    _, _, whole, small = content["files"]
+    for file in (whole, small):
+        data = (for_microcontrollers / file["path"]).read_bytes()
+        stem = file["path"].removesuffix(".tflite")
+        assert (file["format"], file["profile"], file["signatures"]) == ("tflite", "micro", ["step"])
+        assert file["arena"] == {"bytes": arena.arena_size(data), "alignment": 16, "pointers": "64 bits"}
+        assert file["resolver"] == micro.registered(data)
+        assert file["sources"] == [f"{stem}.h", f"{stem}.cc"]
+        assert f"kModelSize = {len(data)};" in (for_microcontrollers / f"{stem}.h").read_text("utf-8")
+        assert file["minimum_runtime"] == {"tflite-micro": metadata.version("tflite-micro")}
+        assert file["latency"] == {}
+        assert [t["shape"] for t in file["own_signatures"]["step"]["inputs"]] == [[1, 8], [1, 96]]
+        assert [t["shape"] for t in file["own_signatures"]["step"]["outputs"]] == [[1, 40], [1, 96]]
+        (parity,) = [entry for entry in content["parity"] if entry["file"] == file["path"]]
+        assert (parity["signature"], parity["batches"]) == ("step", [1])
+    assert small["bytes"] < 0.5 * whole["bytes"]
+    assert [set(file) & {"arena", "profile", "sources"} for file in content["files"][:2]] == [set(), set()]
+
+
+def test_the_runtime_leaves_them_alone(for_microcontrollers: Path) -> None:
+    """Even where there are no other files for LiteRT, and they come first."""
+    content = reading.read(for_microcontrollers)
+    digests = {file["path"]: bytes.fromhex(file["sha256"]) for file in content["files"]}
+    for _ in range(2):
+        for precision, name in (("float32", "model.onnx"), ("int8", "model.int8.onnx")):
+            assert load(for_microcontrollers, precision=precision).identity == digests[name]
+            with pytest.raises(UsageError, match=rf"no file of precision '{precision}' for litert\. There is: none\."):
+                load(for_microcontrollers, "litert", precision)
+        content["files"].reverse()
+        (for_microcontrollers / "manifest.json").write_text(json.dumps(content), "utf-8")
+
+
+def test_the_benchmark_does_not_time_them(for_microcontrollers: Path) -> None:
+    content = reading.read(for_microcontrollers)
+    figures = {name: benchmark.Figures(step=[1.0], memory=2.0) for name in ("model.onnx", "model.int8.onnx")}
+    _, _, *rows = benchmark.table(content, figures)
+    assert sorted(row.split()[1] for row in rows) == ["model.int8.onnx", "model.onnx"]
+    sizes = {file["path"]: (file["bytes"], file["arena"]["bytes"]) for file in content["files"] if file["path"] in MICRO}
+    assert sorted(benchmark.remarks(content, figures)) == sorted(
+        ["", *(f"{name}, for microcontrollers: {a:,} bytes, and an arena of {b:,} bytes." for name, (a, b) in sizes.items())]
+    )

@@ -15,7 +15,8 @@ from export.spec import PREFILL, SEQUENCE, STEP, Spec
 from seqapp.cells import GRUCell
 from seqapp.model import SequenceModel
 from seqapp.step import Array, KerasStepper
-from tests.export.conftest import VOCABULARY, OwnCell, filled, network_of, of_features, states_of, tokens_of
+from tests.export.conftest import VOCABULARY, FadingCell, OwnCell, filled, network_of, of_features, states_of, tokens_of
+from tests.export.oracle import alone
 
 
 def call(function: Any, x: Array, states: list[Array], spec: Spec) -> tuple[Array, list[Array]]:
@@ -115,3 +116,48 @@ def test_input_half_of_the_product_is_outside_the_innermost_loop() -> None:
     products = [node for body in innermost for node in body.node_def if "MatMul" in node.op]
     assert len(innermost) == 1
     assert len(products) == 1
+
+
+@pytest.fixture(scope="module")
+def both_ways() -> Network:
+    """Cells that are split in two and cells that are not, ahead and back, and a layer that reads ahead."""
+    stacked = layers.RNN([layers.LSTMCell(6), FadingCell(5)], return_sequences=True)
+    both = layers.Bidirectional(stacked, "ave")
+    return Network.of(of_features(both, layers.RNN(GRUCell(4), return_sequences=True), layers.Dense(3, "relu")))
+
+
+@pytest.fixture(scope="module", params=[plain_functions, builtin_functions])
+def whole(request: pytest.FixtureRequest, both_ways: Network) -> Any:
+    """The only function of that network, with blocks so short that few timesteps fill several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "BLOCKS", (6, 2))
+        functions = request.param(both_ways, Spec.of(both_ways))
+    assert list(functions) == [SEQUENCE]
+    return functions[SEQUENCE]
+
+
+@pytest.mark.parametrize("lengths", [[1, 1], [7, 2], [12, 13]], ids=str)
+def test_sequences_are_those_of_the_model(lengths: list[int], both_ways: Network, whole: Any) -> None:
+    x = np.random.default_rng(2).normal(size=(2, max(lengths), 8)).astype(np.float32)
+    found = whole(features=x, lengths=np.array(lengths, np.int32))["outputs"].numpy()
+    assert found.shape == (2, max(lengths), 3)
+    for row, wanted in zip(found, alone(both_ways.model, x, lengths), strict=True):
+        np.testing.assert_allclose(row[: len(wanted)], wanted, rtol=1e-4, atol=2e-5)
+
+
+def test_what_reads_both_ways_declares_lengths_and_nothing_random(whole: Any) -> None:
+    positional, named = whole.structured_input_signature
+    assert {t.name: (t.dtype.name, t.shape.as_list()) for t in (*positional, *named.values())} == {
+        "features": ("float32", [None, None, 8]),
+        "lengths": ("int32", [None]),
+    }
+    assert {key: (t.dtype.name, t.shape.as_list()) for key, t in whole.structured_outputs.items()} == {
+        "outputs": ("float32", [None, None, 3])
+    }
+    assert not [name for name in operations(whole) if "Random" in name or "Assign" in name]
+
+
+def test_sequences_by_built_in_functions_have_no_tensor_lists(both_ways: Network) -> None:
+    names = operations(builtin_functions(both_ways, Spec.of(both_ways))[SEQUENCE])
+    assert not [name for name in names if name.startswith("TensorList")]
+    assert "ReverseSequence" in names

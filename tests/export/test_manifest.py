@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from export import manifest, reading
-from export.artifact import ARTIFACTS
+from export import flatbuffer, manifest, micro, reading
+from export.artifact import ARTIFACTS, MICRO
 from export.network import Network
 from export.onnx_graph import write_onnx
 from export.reference import Reference
@@ -27,14 +27,14 @@ from seqapp import __version__
 from seqapp.cells import LSTMCell
 from seqapp.run import write_json
 from seqapp.vocabulary import Vocabulary
-from tests.export.conftest import UNITS, network_of, of_features, tflite_of
+from tests.export.conftest import CLASSES, TAGS, UNITS, Exported, network_of, of_features, tflite_of
 from tests.export.conftest import VOCABULARY as SIZE
 
 MODEL = ("lstm", 2, "tied")
 VOCABULARY = Vocabulary.learn(["To be, or not to be: that is the question."], "word", True)
 PERPLEXITY = {"perplexity": {"value": 47.0, "unit": "per token", "count": 9695}}
 LOSS = Loss("perplexity", 0.001, 0.0002, 0.005, "fraction")
-FLOAT = ["saved_model", "model.tflite", "model.onnx", "model.trainable.tflite"]
+FLOAT = ["saved_model", "model.tflite", "model.onnx", "model.micro.tflite", "model.trainable.tflite"]
 ALL = ["step", "sequence", "prefill"]
 
 
@@ -57,7 +57,9 @@ def content(folder: Path) -> dict[str, Any]:
     files = []
     for artifact in ARTIFACTS:
         path = folder / artifact.path
-        if artifact.format == "tflite":
+        if artifact.profile == MICRO:
+            path.write_bytes(micro.micro(flatbuffer.only(tflite_of(*MODEL), "step"), Spec.of(network)))
+        elif artifact.format == "tflite":
             path.write_bytes(tflite_of(*MODEL))
         else:
             {"saved_model": write_saved_model, "onnx": write_onnx}[artifact.format](network, Spec.of(network), path)
@@ -149,6 +151,8 @@ def test_vocabulary(content: dict[str, Any], folder: Path) -> None:
         ("model.int8.tflite", "tflite", "int8", ["step"]),
         ("model.onnx", "onnx", "float32", ["sequence"]),
         ("model.int8.onnx", "onnx", "int8", ["sequence"]),
+        ("model.micro.tflite", "tflite", "float32", ["step"]),
+        ("model.micro.int8.tflite", "tflite", "int8", ["step"]),
         ("model.trainable.tflite", "tflite", "float32", ["step", "train", "save", "restore"]),
     ],
 )
@@ -173,10 +177,28 @@ def test_losses_are_those_of_quantized_files(content: dict[str, Any]) -> None:
 
 
 def test_a_file_of_another_profile_has_signatures_of_its_own(content: dict[str, Any]) -> None:
-    profiles = {file["path"]: file.get("profile") for file in content["files"]}
-    assert [path for path, profile in profiles.items() if profile] == ["model.trainable.tflite"]
+    assert {file["path"]: file["profile"] for file in content["files"] if "profile" in file} == {
+        "model.micro.tflite": "micro",
+        "model.micro.int8.tflite": "micro",
+        "model.trainable.tflite": "trainable",
+    }
     assert set(entry(content, "model.trainable.tflite")["own_signatures"]) == {"step", "train", "save", "restore"}
     assert "own_signatures" not in entry(content, "model.tflite")
+
+
+def test_a_file_for_microcontrollers(content: dict[str, Any]) -> None:
+    """What a firmware must know of it."""
+    file, whole = entry(content, "model.micro.tflite"), content["signatures"]["step"]
+    assert file["own_signatures"] == {
+        "step": {
+            side: [{**tensor, "shape": [1, *tensor["shape"][1:]]} for tensor in whole[side]] for side in ("inputs", "outputs")
+        }
+    }
+    assert file["sources"] == ["model.micro.h", "model.micro.cc"]
+    assert file["arena"]["bytes"] % file["arena"]["alignment"] == 0
+    assert len(file["resolver"]) == len(file["operators"])
+    assert {"AddFullyConnected", "AddGather", "AddLogistic", "AddTanh"} < set(file["resolver"])
+    assert file["minimum_runtime"] == {"tflite-micro": metadata.version("tflite-micro")}
 
 
 def test_names_in_the_graph_are_those_of_the_saved_model(content: dict[str, Any]) -> None:
@@ -225,8 +247,9 @@ def test_parity_of_each_signature_of_each_file(content: dict[str, Any]) -> None:
         *((f"model.{name}tflite", signature) for name in ("", "dynamic.", "float16.") for signature in ALL),
         ("model.int8.tflite", "step"),
         *((f"model.{name}onnx", signature) for name in ("", "int8.") for signature in ("step", "sequence")),
-        ("model.trainable.tflite", "step"),
+        *((f"model.{name}tflite", "step") for name in ("micro.", "micro.int8.", "trainable.")),
     ]
+    assert [found["batches"] for found in content["parity"] if "micro" in found["file"]] == [[1], [1]]
     assert content["parity"][3] == {
         "file": "model.tflite",
         "signature": "step",
@@ -259,3 +282,26 @@ def test_is_json_that_reads_back(content: dict[str, Any], folder: Path) -> None:
     for file in reading.files_of(folder, content):
         if file.format != "saved_model":  # a directory
             assert reading.checked(folder, file) == folder / file.path
+
+
+def test_what_is_said_of_a_model_that_reads_both_ways(tagger_bundle: Exported, classifier_bundle: Exported) -> None:
+    lengths = {"name": "lengths", "dtype": "int32", "shape": ["batch"]}
+    for it, given, made in (
+        (tagger_bundle, {"name": "tokens", "dtype": "int32", "shape": ["batch", "time"]}, ["batch", "time", TAGS]),
+        (classifier_bundle, {"name": "features", "dtype": "float32", "shape": ["batch", "time", 8]}, ["batch", CLASSES]),
+    ):
+        content, network = it.content, Network.of(it.model)
+        output = {"name": "logits", "dtype": "float32", "shape": made}
+        assert content["signatures"] == {"sequence": {"inputs": [given, lengths], "outputs": [output]}}
+        assert (content["states"], content["parameters"]) == ([], it.model.count_params())
+        assert reading.spec_of(it.folder, content) == Spec.of(network)
+        for file in content["files"]:
+            assert (file["signatures"], set(file["latency"]), file["metrics"]) == (["sequence"], {"sequence"}, {})
+            (parity,) = [entry for entry in content["parity"] if entry["file"] == file["path"]]
+            assert (parity["signature"], parity["batches"], parity["lengths"]) == ("sequence", [1, 3], [1, 7, 100, 1000])
+            exact = file["precision"] == "float32"
+            assert ("losses" in file, parity["tolerance"] is None) == (not exact, not exact)
+            assert not exact or 0 < parity["largest_difference"] <= parity["tolerance"]
+        names = entry(content, "saved_model")["graph_names"]["sequence"]
+        assert set(names["inputs"]) == {given["name"], "lengths"}
+        assert set(names["outputs"]) == {"logits"}

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from export.network import Affine, Lookup, Network, Pointwise, Recurrent
+from export.network import Network
 from export.reference import Reference
 from export.spec import Spec
+from export.stages import Affine, Both, Lookup, Pointwise, Recurrent
 from seqapp.cells import CELLS, PlainCell
 from seqapp.errors import UsageError
 from seqapp.model import SequenceModel
@@ -21,6 +22,7 @@ from tests.export.conftest import (
     ENDS,
     MODELS,
     VOCABULARY,
+    FadingCell,
     OwnCell,
     filled,
     model_of,
@@ -29,6 +31,7 @@ from tests.export.conftest import (
     states_of,
     tokens_of,
 )
+from tests.export.oracle import alone
 
 F, T = 8, 12
 
@@ -162,6 +165,68 @@ def test_a_model_of_keras(name: str) -> None:
     assert (network.output_size, network.output) == (found.shape[-1], "outputs" if network.features else "logits")
 
 
+def both(layer: Any, **choices: Any) -> Any:
+    return layers.Bidirectional(layer, **choices)
+
+
+def stateful_both_ways() -> Any:
+    """It ran before: its files start from zeros all the same."""
+    model = keras.Sequential([keras.Input(batch_shape=(2, None, F)), both(recurrent(stateful=True, dropout=0.5))])
+    filled(model)(np.ones((2, 9, F)))
+    return model
+
+
+def twice_both_ways() -> Any:
+    layer = both(layers.GRU(F // 2, return_sequences=True))
+    return functional(lambda x: layers.Dense(3)(layer(layer(x))))
+
+
+BOTH_WAYS: dict[str, tuple[Callable[[], Any], int, bool]] = {
+    "both ways": (lambda: tokens(both(recurrent()), layers.Dense(3)), 3, False),
+    "last timestep": (lambda: of_features(layers.Dense(6), both(layers.GRU(4)), layers.Dense(3, "relu")), 3, True),
+    "sum": (lambda: of_features(both(recurrent(), merge_mode="sum")), 1, False),
+    "stacked cells": (lambda: of_features(both(layers.RNN([layers.LSTMCell(4), layers.GRUCell(5)]))), 1, True),
+    "widths that differ": (
+        lambda: of_features(both(recurrent(), backward_layer=layers.GRU(3, return_sequences=True, go_backwards=True))),
+        1,
+        False,
+    ),
+    "a cell of one's own": (
+        lambda: of_features(both(layers.RNN(FadingCell(5), return_sequences=True)), layers.Dense(3)),
+        2,
+        False,
+    ),
+    "beside layers that read ahead": (
+        lambda: of_features(recurrent(), both(recurrent()), layers.RNN([layers.GRUCell(3), layers.LSTMCell(4)])),
+        4,
+        True,
+    ),
+    "dropout": (lambda: of_features(both(recurrent(dropout=0.5, recurrent_dropout=0.5)), layers.Dense(2)), 2, False),
+    "returned states": (lambda: functional(lambda x: layers.Dense(3)(both(recurrent(return_state=True))(x)[0])), 2, False),
+    "a layer called twice": (twice_both_ways, 3, False),
+    "stateful": (stateful_both_ways, 1, False),
+}
+
+
+@pytest.mark.parametrize("name", BOTH_WAYS)
+def test_a_model_that_reads_both_ways(name: str) -> None:
+    build, stages, last_only = BOTH_WAYS[name]
+    model = build()
+    network = Network.of(model)
+    assert (len(network.stages), network.last_only, network.both_ways) == (stages, last_only, True)
+    assert (network.recurrent, network.state_sizes, network.initial_states(2)) == ([], [], [])
+    x, lengths = given(network), [5, 3]
+    found = ops.convert_to_numpy(network.finish(network.sequences(Recurrent.whole, ops.convert_to_tensor(x[:, :5]), lengths)))
+    assert network.output_size == found.shape[-1]
+    for row, length in enumerate(lengths):
+        for layer in model.layers:
+            if getattr(layer, "stateful", False):
+                layer.reset_states()
+        # A stateful model takes two rows at a time.
+        (wanted, *_) = alone(lambda x: model(np.repeat(x, 2, 0), training=False), x[row : row + 1], [length])
+        assert_close(found[row] if last_only else found[row, :length], wanted)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -187,6 +252,15 @@ def test_stages_are_the_layers_with_their_own_variables() -> None:
     assert isinstance(first, Affine) and first.kernel is rest[1].kernel and first.activation is rest[1].activation
     assert isinstance(norm, Pointwise) and norm.layer is rest[2]
     assert isinstance(last, Affine) and last.bias is rest[3].bias and last.activation is None
+
+
+def test_both_ways_are_the_cells_of_each_direction() -> None:
+    model = tokens(layers.Bidirectional(layers.RNN([layers.LSTMCell(4), layers.GRUCell(5)]), "mul"), layers.Dense(3))
+    _, both_ways, _ = Network.of(model).stages
+    layer = model.layers[1]
+    assert isinstance(both_ways, Both) and both_ways.merge == "mul"
+    for stages, part in ((both_ways.ahead, layer.forward_layer), (both_ways.back, layer.backward_layer)):
+        assert all(stage.cell is cell for stage, cell in zip(stages, part.cell.cells, strict=True))
 
 
 SOFTMAXES = {
@@ -261,6 +335,20 @@ def mixed() -> Any:
         keras.config.set_dtype_policy("float32")
 
 
+class Timesteps(layers.Dropout):
+    """What a model may put between layers that do not fit together: (B, U) -> (B, 1, U)."""
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        return inputs[:, None]
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (input_shape[0], 1, input_shape[1])
+
+
+def after_both_ends() -> Any:
+    return of_features(layers.Bidirectional(layers.LSTM(4)), Timesteps(0.1), layers.Bidirectional(recurrent()))
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "two inputs": (of_two_inputs, "'add.*' does more than to follow the layer before it: .*from one input to one output"),
     "two heads": (of_two_heads, "'other' does more than to follow the layer before it"),
@@ -282,7 +370,23 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "masks token 0: streams have no padding, so set mask_zero=False",
     ),
     "Masking": (lambda: of_features(layers.Masking(), recurrent()), r"\(Masking\) is none that looks at one timestep alone"),
-    "Bidirectional": (lambda: of_features(layers.Bidirectional(recurrent())), r"\(Bidirectional\) is none that looks at one"),
+    "two outputs of Bidirectional": (
+        lambda: of_features(layers.Bidirectional(recurrent(), merge_mode=None, name="both")),
+        "'both' must wrap recurrent layers, with a merge_mode of concat, sum, ave, mul. Received: LSTM and LSTM.*None",
+    ),
+    "one step that goes backwards": (
+        lambda: of_features(layers.RNN(layers.GRUCell(3), go_backwards=True, name="back")),
+        "'back' goes backwards and leaves its outputs in that order: use keras.layers.Bidirectional",
+    ),
+    "a layer after both ends": (after_both_ends, "A recurrent layer follows one without return_sequences: set return_seq"),
+    "a layer after both ends and something else": (
+        lambda: of_features(layers.Bidirectional(layers.LSTM(4)), layers.RepeatVector(3, name="again"), recurrent()),
+        r"'again' \(RepeatVector\) is none that looks at one timestep alone",
+    ),
+    "Bidirectional in float64": (
+        lambda: of_features(layers.Bidirectional(recurrent(dtype="float64"))),
+        "computes in float64: only models in float32 are exported",
+    ),
     "Conv1D": (lambda: of_features(layers.Conv1D(4, 3, padding="causal"), recurrent()), r"\(Conv1D\) is none that looks"),
     "Flatten": (lambda: functional(lambda x: layers.Flatten()(recurrent()(x)), (T, F)), r"\(Flatten\) is none that looks"),
     "normalized over time": (
@@ -371,6 +475,21 @@ def test_float64_has_the_same_weights_and_less_rounding(build: Callable[[], Any]
     assert keras.config.dtype_policy().name == "float32"
 
 
+@pytest.mark.parametrize("name", ["both ways", "a cell of one's own"])
+def test_float64_reads_both_ways_too(name: str) -> None:
+    network = Network.of(BOTH_WAYS[name][0]())
+    exact = network.in_float64()
+    assert (exact.both_ways, exact.last_only) == (True, network.last_only)
+    x, lengths = given(network), [T, 5]
+    found, wanted = (
+        ops.convert_to_numpy(it.finish(it.sequences(Recurrent.whole, ops.convert_to_tensor(inputs), lengths)))
+        for it, inputs in ((network, x), (exact, x if network.features is None else x.astype(np.float64)))
+    )
+    assert (found.dtype, wanted.dtype) == (np.float32, np.float64)
+    assert 0 < np.abs(found - wanted).max() < 1e-5
+    assert {weight.dtype for weight in network.model.weights} == {"float32"}
+
+
 def snapshot(model: Any) -> Any:
     """All that a user could notice of a model."""
     return (
@@ -386,7 +505,14 @@ def snapshot(model: Any) -> Any:
     "name", ["features", "normalized", "dropout", "stateful", "functional in functional", "layers of another model"]
 )
 def test_the_model_is_left_as_it_was(name: str) -> None:
-    model = MODELS_OF_KERAS[name][0]()
+    assert_left_as_it_was(MODELS_OF_KERAS[name][0]())
+
+
+def test_a_model_that_reads_both_ways_is_left_as_it_was() -> None:
+    assert_left_as_it_was(stateful_both_ways())
+
+
+def assert_left_as_it_was(model: Any) -> None:
     model.layers[-1].trainable = False
     before = snapshot(model)
     reference = Reference(Network.of(model), np.random.default_rng(1).normal(size=(200, F)))

@@ -12,7 +12,8 @@ import tensorflow as tf
 from keras import ops
 from onnx import TensorProto, helper, numpy_helper
 
-from export.onnx_graph import IR_VERSION, OPSET
+from export.onnx_graph import IR_VERSION
+from export.onnx_nodes import OPSET
 from export.onnx_translation import Translated, translate
 from seqapp.errors import UsageError
 from seqapp.step import Array

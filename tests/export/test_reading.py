@@ -63,6 +63,27 @@ FEATURES = {
     },
 }
 
+LENGTHS = tensor("lengths", "int32", "batch")
+TAGS: dict[str, Any] = {
+    "signatures": {
+        "sequence": {
+            "inputs": [tensor("tokens", "int32", "batch", "time"), LENGTHS],
+            "outputs": [tensor("logits", "float32", "batch", "time", 5)],
+        }
+    },
+    "states": [],
+    "files": CONTENT["files"],
+}
+CLASSES: dict[str, Any] = {
+    **TAGS,
+    "signatures": {
+        "sequence": {
+            "inputs": [tensor("features", "float32", "batch", "time", 3), LENGTHS],
+            "outputs": [tensor("outputs", "float32", "batch", 2)],
+        }
+    },
+}
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -105,6 +126,42 @@ def test_a_manifest_says_what_the_exporter_declared(bundle: Path) -> None:
     assert spec_of(bundle, CONTENT) == Spec(9, (first, second))
     assert spec_of(bundle, FEATURES) == Spec(2, (first, second), features=3, output="outputs")
     np.testing.assert_array_equal(spec_of(bundle, CONTENT).initial_states(2)[1], [[1, -2, 3, 0.25]] * 2)
+
+
+def test_a_manifest_of_what_reads_both_ways(bundle: Path) -> None:
+    assert spec_of(bundle, TAGS) == Spec(5, (), both_ways=True)
+    assert spec_of(bundle, CLASSES) == Spec(2, (), features=3, output="outputs", both_ways=True, last_only=True)
+
+
+@pytest.mark.parametrize("content", [TAGS, CLASSES], ids=["tags", "classes"])
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (["batch", "time"], ("inputs", 1, "shape")),
+        (["time"], ("inputs", 1, "shape")),
+        ([1], ("inputs", 1, "shape")),
+        ([], ("inputs", 1, "shape")),
+        ("float32", ("inputs", 1, "dtype")),
+        ("counts", ("inputs", 1, "name")),
+        (["batch"], ("inputs", 0, "shape")),
+        ("int64", ("inputs", 0, "dtype")),
+        ("words", ("inputs", 0, "name")),
+        (["batch", 1, 5], ("outputs", 0, "shape")),
+        (["time", 5], ("outputs", 0, "shape")),
+        (["batch", "time"], ("outputs", 0, "shape")),
+        ([], ("outputs",)),
+        ([], ("inputs",)),
+    ],
+)
+def test_a_damaged_manifest_of_what_reads_both_ways(
+    value: Any, where: tuple[str | int, ...], content: dict[str, Any], bundle: Path
+) -> None:
+    damaged = changed(content, value, "signatures", "sequence", *where)
+    refused(lambda: spec_of(bundle, damaged), "manifest.json is damaged (", "copy it again, or export again")
+
+
+def test_states_of_what_reads_both_ways_are_damage(bundle: Path) -> None:
+    refused(lambda: spec_of(bundle, {**TAGS, "states": CONTENT["states"]}), "manifest.json is damaged (")
 
 
 def test_files(bundle: Path) -> None:

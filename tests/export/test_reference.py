@@ -147,3 +147,43 @@ def test_a_model_that_is_no_chain_of_its_layers(name: str) -> None:
 def test_a_chain_is_let_through(tail: list[Any], output: str | None) -> None:
     copies = [type(layer).from_config(layer.get_config()) for layer in tail]
     Reference(Network.of(of_features(*copies), output), FLOATS[:150]).check_chain()
+
+
+def both_ways(*tail: Any, **choices: Any) -> Reference:
+    layer = layers.Bidirectional(layers.GRU(5, **choices))
+    return Reference(Network.of(of_features(layer, *tail)), FLOATS[:150])
+
+
+def test_a_chain_that_reads_both_ways_is_let_through() -> None:
+    both_ways(layers.Dense(4, "softmax")).check_chain()
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Turned(layers.LSTM):
+    """A layer that does more than its class: what it reads is turned around once more."""
+
+    def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False) -> Any:
+        return super().call(ops.flip(sequences, 1), initial_state, mask, training)
+
+
+def backwards_first() -> Any:
+    return layers.Bidirectional(
+        layers.LSTM(5, return_sequences=True, go_backwards=True), backward_layer=layers.LSTM(5, return_sequences=True)
+    )
+
+
+@pytest.mark.parametrize("build", [lambda: layers.Bidirectional(Turned(5, return_sequences=True)), backwards_first])
+def test_what_reads_both_ways_in_another_way(build: Any) -> None:
+    with pytest.raises(UsageError, match=r"^The model computes something else than its layers do one after the other"):
+        Reference(Network.of(of_features(build())), FLOATS[:150]).check_chain()
+
+
+@pytest.mark.parametrize(("each", "shape"), [(False, (3, 10)), (True, (3, 1000, 10))], ids=["last", "each"])
+def test_what_is_expected_of_both_ways(each: bool, shape: tuple[int, ...]) -> None:
+    reference = both_ways(return_sequences=each)
+    values, states = reference.expected
+    assert (values.shape, states, reference.keras.initial_states(3)) == (shape, [], [])
+    assert 0 < reference.rounding[0] < 1e-5
+    assert reference.tolerances == (1e-5, 1e-5)
+    with pytest.raises(TypeError, match="has no step"):
+        reference.keras.step(reference.samples[:, 0], [])

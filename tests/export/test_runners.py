@@ -18,7 +18,17 @@ from export.runners import OPENERS, declared
 from export.saved_model import write_saved_model
 from export.spec import Spec
 from seqapp.step import Array, KerasStepper, Stepper, log_softmax
-from tests.export.conftest import MODELS, VOCABULARY, network_of, states_of, tflite_of, tokens_of
+from tests.export.conftest import (
+    CLASSES,
+    MODELS,
+    TAGS,
+    VOCABULARY,
+    Exported,
+    network_of,
+    states_of,
+    tflite_of,
+    tokens_of,
+)
 
 TIMESTEPS = 100
 LSTM = ("lstm", 1, "untied")
@@ -193,3 +203,30 @@ def test_a_missing_state_is_refused(format: str, files: dict[str, Path]) -> None
     it = case(*LSTM)
     with pytest.raises(ValueError, match="shorter"):
         OPENERS[format](files[format], Spec.of(it.network)).step(it.tokens[:, 0], it.states[:1])
+
+
+NAMES = {"saved_model": "saved_model", "tflite": "model.tflite", "onnx": "model.onnx"}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_that_reads_both_ways_declares_lengths(
+    format: str, tagger_bundle: Exported, classifier_bundle: Exported
+) -> None:
+    for it, given, made in (
+        (tagger_bundle, ("tokens", "int32", [-1, -1]), [-1, -1, TAGS]),
+        (classifier_bundle, ("features", "float32", [-1, -1, 8]), [-1, CLASSES]),
+    ):
+        ((name, sides),) = declared(format, it.folder / NAMES[format]).items()
+        inputs, outputs = ([(t["name"], t["dtype"], t["shape"]) for t in sides[side]] for side in ("inputs", "outputs"))
+        assert (name, sorted(inputs)) == ("sequence", sorted([given, ("lengths", "int32", [-1])]))
+        assert outputs == [("logits", "float32", made)]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_sequence_without_lengths_is_whole(format: str, tagger_bundle: Exported) -> None:
+    runner = OPENERS[format](tagger_bundle.folder / NAMES[format], Spec.of(Network.of(tagger_bundle.model)))
+    tokens = tokens_of(2, 9)
+    logits, states = runner.sequence(tokens, runner.initial_states(2))
+    assert states == []
+    np.testing.assert_array_equal(logits, runner.sequences(tokens.astype(np.int64), [9, 9]))
+    assert distance(logits, runner.sequences(tokens, [9, 4])) > 0.01

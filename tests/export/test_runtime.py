@@ -27,6 +27,8 @@ from seqapp.decoding import Sampling, sample
 from seqapp.errors import UsageError
 from seqapp.run import Run
 from seqapp.step import KerasStepper, log_softmax
+from tests.export.conftest import Exported, tokens_of
+from tests.export.engines import opened_whole
 
 Trained = Callable[..., Run]
 SEED = 3
@@ -369,3 +371,50 @@ def test_a_bundle_of_features_with_a_learned_first_state(tmp_path: Path) -> None
     result, states = model.step(x[:, 0], model.initial_states(4))
     np.testing.assert_allclose(result, wanted[0], atol=1e-5)
     refused(model.session, "no vocabulary", "features")
+
+
+def test_sequences_are_those_of_the_engine(engine: str, tagger_bundle: Exported, classifier_bundle: Exported) -> None:
+    name, rng = {"litert": "model.tflite", "onnx": "model.onnx"}[engine], np.random.default_rng(0)
+    for it, inputs in ((tagger_bundle, tokens_of(3, 20)), (classifier_bundle, rng.normal(size=(3, 20, 8)).astype(np.float32))):
+        model, run, lengths = load(it.folder, engine), opened_whole(it.folder / name), np.array([20, 9, 1])
+        assert (model.vocabulary, model.initial_states(3)) == (None, [])
+        for count in (20, 3, 20):
+            given, ends = inputs[:, :count], np.minimum(lengths, count)
+            np.testing.assert_array_equal(model.sequences(given, ends), run(given, ends))
+            np.testing.assert_array_equal(model.sequences(given.tolist(), ends.tolist()), run(given, ends))
+
+
+def test_a_smaller_file_that_reads_both_ways(tagger_bundle: Exported) -> None:
+    tokens, lengths = tokens_of(2, 20), np.array([20, 9])
+    for engine, precision, name in (
+        ("litert", "dynamic", "model.dynamic.tflite"),
+        ("litert", "float16", "model.float16.tflite"),
+        ("onnx", "int8", "model.int8.onnx"),
+    ):
+        found = load(tagger_bundle.folder, engine, precision).sequences(tokens, lengths)
+        np.testing.assert_array_equal(found, opened_whole(tagger_bundle.folder / name)(tokens, lengths))
+
+
+def test_what_reads_both_ways_has_no_stream(engine: str, tagger_bundle: Exported, classifier_bundle: Exported) -> None:
+    for it, given in ((tagger_bundle, "tokens"), (classifier_bundle, "features")):
+        model = load(it.folder, engine)
+        for work in (model.session, lambda model=model: model.predict("are they")):
+            refused(work, f"no vocabulary, it takes {given}", "use its sequences")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda inputs: inputs.pop(),
+        lambda inputs: inputs[1].update(shape=["batch", "time"]),
+        lambda inputs: inputs[1].update(name="counts"),
+    ],
+    ids=["no lengths", "lengths of another shape", "lengths of another name"],
+)
+def test_a_damaged_manifest_of_what_reads_both_ways(
+    engine: str, damage: Callable[[Any], object], classifier_bundle: Exported, tagger_bundle: Exported, tmp_path: Path
+) -> None:
+    for it in (classifier_bundle, tagger_bundle):
+        copy = Path(shutil.copytree(it.folder, tmp_path / it.folder.parent.name, ignore=shutil.ignore_patterns("saved_model")))
+        rewrite(copy, lambda content: damage(content["signatures"]["sequence"]["inputs"]))
+        refused(lambda copy=copy: load(copy, engine), str(copy))

@@ -16,7 +16,8 @@ def spec_of(*layers: list[list[float]], features: int | None = None, output: str
         SimpleNamespace(initial_states=lambda rows, states=states: [np.tile(np.array(s), (rows, 1)) for s in states])
         for states in layers
     ]
-    return Spec.of(SimpleNamespace(output_size=37, recurrent=stages, features=features, output=output))
+    network = {"output_size": 37, "recurrent": stages, "features": features, "output": output}
+    return Spec.of(SimpleNamespace(**network, both_ways=False, last_only=False))
 
 
 def test_states_are_numbered_through_all_layers() -> None:
@@ -66,3 +67,20 @@ def test_signatures_are_those_of_the_contract(
         "sequence": signature(("batch", "time"), ("batch", "time")),
         "prefill": signature(("batch", "time"), ("batch",)),
     }
+
+
+@pytest.mark.parametrize("last_only", [False, True])
+def test_what_reads_both_ways_takes_lengths_and_has_no_states(last_only: bool) -> None:
+    network = {"output_size": 37, "recurrent": [], "features": 5, "output": "tags", "both_ways": True, "last_only": last_only}
+    spec = Spec.of(SimpleNamespace(**network))
+    assert (spec.states, spec.initial_states(2), spec.both_ways, spec.last_only) == ((), [], True, last_only)
+    given = (TensorSpec("features", "float32", ("batch", "time", 5)), TensorSpec("lengths", "int32", ("batch",)))
+    made = TensorSpec("tags", "float32", ("batch", 37) if last_only else ("batch", "time", 37))
+    assert spec.signatures == {"sequence": Signature(given, (made,))}
+
+
+def test_what_reads_ahead_gives_each_timestep_though_its_model_gives_the_last() -> None:
+    network = {"output_size": 37, "recurrent": [], "features": None, "output": "logits", "both_ways": False, "last_only": True}
+    spec = Spec.of(SimpleNamespace(**network))
+    assert not spec.last_only
+    assert spec.signatures["sequence"].outputs[0].shape == ("batch", "time", 37)

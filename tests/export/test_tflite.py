@@ -17,7 +17,17 @@ from export.network import Network
 from export.runners import open_tflite
 from export.spec import Spec
 from seqapp.step import KerasStepper
-from tests.export.conftest import MODELS, UNITS, VOCABULARY, network_of, of_features, states_of, tflite_of, tokens_of
+from tests.export.conftest import (
+    MODELS,
+    UNITS,
+    VOCABULARY,
+    Exported,
+    network_of,
+    of_features,
+    states_of,
+    tflite_of,
+    tokens_of,
+)
 
 each_model = pytest.mark.parametrize("model", MODELS, ids=str)
 GRU, LSTM = ("gru", 2, "projected"), ("lstm", 1, "untied")
@@ -170,3 +180,25 @@ def test_ranges_are_those_of_a_stream_with_its_states(monkeypatch: pytest.Monkey
     for values in (logits, embedded):  # the last product's result, and the first one's input
         assert any(np.allclose(bounds, (values.min(), values.max()), atol=1e-5) for bounds in found.values())
     assert len(found) == 2 * 3, "inputs and results of W·X, R·H and the logits"
+
+
+@pytest.mark.parametrize("bundle", ["tagger_bundle", "classifier_bundle"])
+def test_what_reads_both_ways_needs_built_in_operators_only(bundle: str, request: pytest.FixtureRequest) -> None:
+    content = (request.getfixturevalue(bundle).folder / "model.tflite").read_bytes()
+    assert not [code.customCode for code in flatbuffer.read(content).operatorCodes if code.customCode]
+    found = flatbuffer.operators(content)
+    assert not [name for name in found if name.startswith(("Flex", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "CALL_ONCE"))]
+    assert {"FULLY_CONNECTED", "WHILE", "DYNAMIC_UPDATE_SLICE", "REVERSE_SEQUENCE"} <= found.keys()
+
+
+def test_what_reads_both_ways_holds_each_weight_once(tagger_bundle: Exported) -> None:
+    content = (tagger_bundle.folder / "model.tflite").read_bytes()
+    data, weights = stored(content), 4 * tagger_bundle.model.count_params()
+    assert len(data) == len(set(data))
+    assert weights <= sum(map(len, data)) <= weights + 900
+    # The operators of a loop in three blocks, for each layer and direction.
+    assert len(content) <= weights + 4 * 9_000
+    for layer in tagger_bundle.model.layers[1:3]:
+        for part in (layer.forward_layer, layer.backward_layer):
+            kernel = part.cell.recurrent_kernel.numpy()
+            assert sum(data.count(array.tobytes()) for array in (kernel, kernel.T)) == 1

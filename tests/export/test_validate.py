@@ -19,14 +19,15 @@ from keras import layers, ops
 from onnx import numpy_helper
 from tensorflow.lite.python import schema_py_generated as schema
 
-from export import flatbuffer, quantize, tflite, validate
-from export.artifact import ARTIFACTS
+from export import flatbuffer, quantize, stages, tflite, validate
+from export.artifact import ARTIFACTS, of_sequences
 from export.graphs import function, plain_functions
-from export.network import Network, Recurrent
+from export.network import Network
 from export.onnx_graph import write_onnx
 from export.reference import Reference
 from export.saved_model import save, write_saved_model
 from export.spec import PREFILL, Spec
+from export.stages import Recurrent
 from export.validate import LIMITS, Loss, Parity, Verdict, check_loss, check_operators, check_parity, check_perplexity
 from seqapp.cells import LSTMCell
 from seqapp.model import SequenceModel
@@ -36,12 +37,15 @@ from tests.export.conftest import (
     LARGE_SIZE,
     UNITS,
     VOCABULARY,
+    Exported,
+    classifier,
     filled,
     large_network,
     large_tflite,
     model_of,
     network_of,
     of_features,
+    tagger,
     tflite_of,
 )
 
@@ -592,3 +596,185 @@ def test_a_loss_is_refused_beyond_doubt_alone() -> None:
     assert failures(0.008, 0.001) == ["it loses 0.0080 of perplexity (fraction), and 0.005 is allowed"]
     for bad in (math.nan, math.inf):
         assert len(failures(bad, 0.0)) == 1
+
+
+def both_ways_verdict(it: Exported, name: str, path: Path | None = None) -> Verdict:
+    """What validation finds of a file in the place of one of a bundle that reads both ways."""
+    (artifact,) = of_sequences([a for a in ARTIFACTS if a.path == name])
+    return validate.validate(artifact, path or it.folder / name, it.reference)
+
+
+def both_ways_topics(it: Exported, name: str, path: Path) -> list[str]:
+    return topics(both_ways_verdict(it, name, path).failures)
+
+
+def as_onnx(model: Any, path: Path, precision: str = "float32") -> Path:
+    network = Network.of(model)
+    write_onnx(network, Spec.of(network), path, precision)
+    return path
+
+
+def turned(model: Any) -> Any:
+    """The model with the two directions of its layers in each other's place."""
+    for layer in model.layers:
+        if isinstance(layer, layers.Bidirectional):
+            ahead, back = (part.get_weights() for part in (layer.forward_layer, layer.backward_layer))
+            layer.forward_layer.set_weights(back)
+            layer.backward_layer.set_weights(ahead)
+    return model
+
+
+def merged_otherwise(model: Any) -> Any:
+    (layer,) = [layer for layer in model.layers if getattr(layer, "merge_mode", None) == "sum"]
+    layer.merge_mode = "ave"
+    return model
+
+
+def begun_with_zeros(model: Any) -> Any:
+    stacked = model.layers[1]
+    for part in (stacked.forward_layer, stacked.backward_layer):
+        fading = part.cell.cells[1]
+        fading.first.assign(fading.first * 0)
+    return model
+
+
+OF_SEQUENCES = ["sequence: log-probabilities"]
+
+
+def test_good_files_that_read_both_ways_pass(tagger_bundle: Exported, classifier_bundle: Exported) -> None:
+    for it, name in ((tagger_bundle, "model.tflite"), (classifier_bundle, "model.onnx")):
+        verdict = both_ways_verdict(it, name)
+        assert (verdict.failures, verdict.losses, verdict.metrics, set(verdict.latency)) == ([], [], {}, {"sequence"})
+        (parity,) = verdict.parity
+        assert (parity.signature, parity.largest_state_difference) == ("sequence", 0.0)
+        assert 0 < parity.largest_difference <= 1e-5
+
+
+@pytest.mark.parametrize("change", [turned, merged_otherwise])
+def test_another_model_that_reads_both_ways(change: Callable[[Any], Any], tagger_bundle: Exported, tmp_path: Path) -> None:
+    assert both_ways_topics(tagger_bundle, "model.onnx", as_onnx(change(tagger()), tmp_path / "x")) == OF_SEQUENCES
+
+
+@pytest.mark.parametrize("change", [turned, begun_with_zeros])
+def test_another_model_of_whole_sequences(change: Callable[[Any], Any], classifier_bundle: Exported, tmp_path: Path) -> None:
+    path = as_onnx(change(classifier()), tmp_path / "x")
+    assert both_ways_topics(classifier_bundle, "model.onnx", path) == OF_SEQUENCES
+
+
+def test_directions_in_each_others_place_in_tflite(tagger_bundle: Exported, tmp_path: Path) -> None:
+    layer = tagger_bundle.model.layers[1]
+    kernels = [part.cell.recurrent_kernel.numpy().T.tobytes() for part in (layer.forward_layer, layer.backward_layer)]
+
+    def change(model: Any) -> None:
+        ahead, back = ([b for b in model.buffers if b.data is not None and bytes(b.data) == kernel] for kernel in kernels)
+        ahead[0].data, back[0].data = back[0].data, ahead[0].data
+
+    path = changed_tflite(tagger_bundle.folder / "model.tflite", tmp_path / "x", change)
+    assert both_ways_topics(tagger_bundle, "model.tflite", path) == OF_SEQUENCES
+
+
+def read_lengths_as(file: onnx.ModelProto, nodes: list[onnx.NodeProto], **constants: int) -> None:
+    """Puts the output `other` of nodes where the lengths were."""
+    for node in file.graph.node:
+        node.input[:] = ["other" if name == "lengths" else name for name in node.input]
+    for node in reversed(nodes):
+        file.graph.node.insert(0, node)
+    for name, value in constants.items():
+        file.graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), name))
+
+
+def ignore_lengths(file: onnx.ModelProto) -> None:
+    node, given = onnx.helper.make_node, file.graph.input[0].name
+    nodes = [
+        node("Shape", [given], ["shape"]),
+        node("Gather", ["shape", "one"], ["time"]),
+        node("Shape", ["lengths"], ["rows"]),
+        node("Expand", ["time", "rows"], ["full"]),
+        node("Cast", ["full"], ["other"], to=onnx.TensorProto.INT32),
+    ]
+    read_lengths_as(file, nodes, one=1)
+
+
+def one_too_short(file: onnx.ModelProto) -> None:
+    node, integers = onnx.helper.make_node, onnx.TensorProto.INT32
+    nodes = [
+        node("Cast", ["one_less"], ["less"], to=integers),
+        node("Cast", ["one"], ["least"], to=integers),
+        node("Add", ["lengths", "less"], ["shorter"]),
+        node("Max", ["shorter", "least"], ["other"]),
+    ]
+    read_lengths_as(file, nodes, one_less=-1, one=1)
+
+
+@pytest.mark.parametrize("bundle", ["tagger_bundle", "classifier_bundle"])
+@pytest.mark.parametrize("change", [ignore_lengths, one_too_short])
+def test_lengths_that_are_not_those_that_were_given(
+    change: Callable[[onnx.ModelProto], None], bundle: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    it = request.getfixturevalue(bundle)
+    path = changed(it.folder / "model.onnx", tmp_path / "x", change)
+    assert both_ways_topics(it, "model.onnx", path) == OF_SEQUENCES
+
+
+def test_the_end_of_the_batch_for_that_of_each_sequence(
+    classifier_bundle: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, spec = classifier_bundle.reference.network, classifier_bundle.reference.spec
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "_last", lambda y, lengths: y[:, -1])
+        made = plain_functions(network, spec)
+    save(network, made, tmp_path / "x")
+    assert both_ways_topics(classifier_bundle, "saved_model", tmp_path / "x") == OF_SEQUENCES
+
+
+def change_back(file: onnx.ModelProto, change: Callable[[Any], Any]) -> None:
+    """Changes the kernels of the LSTM's inputs in the direction that reads back."""
+    weights = [weight for weight in file.graph.initializer if list(weight.dims) == [256, 32]]
+    assert len(weights) == 2
+    weights[1].CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(weights[1]).copy()), weights[1].name))
+
+
+def test_swapped_gates_of_one_direction(tagger_bundle: Exported, tmp_path: Path) -> None:
+    def swap(weights: Any) -> Any:  # i o f g -> i f o g
+        i, o, f, g = np.split(weights, 4, axis=0)
+        return np.concatenate([i, f, o, g], axis=0)
+
+    path = changed(tagger_bundle.folder / "model.onnx", tmp_path / "x", lambda file: change_back(file, swap))
+    assert both_ways_topics(tagger_bundle, "model.onnx", path) == OF_SEQUENCES
+
+
+def test_a_weight_of_one_direction_that_is_not_a_number(tagger_bundle: Exported, tmp_path: Path) -> None:
+    path = changed(tagger_bundle.folder / "model.onnx", tmp_path / "onnx", lambda file: change_back(file, lambda w: w * np.nan))
+    assert both_ways_topics(tagger_bundle, "model.onnx", path) == OF_SEQUENCES
+    kernel = tagger_bundle.model.layers[2].backward_layer.cell.recurrent_kernel.numpy().T
+
+    def change(model: Any) -> None:
+        (buffer,) = [b for b in model.buffers if b.data is not None and bytes(b.data) == kernel.tobytes()]
+        buffer.data = np.frombuffer((kernel * np.nan).tobytes(), np.uint8)
+
+    path = changed_tflite(tagger_bundle.folder / "model.tflite", tmp_path / "tflite", change)
+    (failure,) = both_ways_verdict(tagger_bundle, "model.tflite", path).failures
+    assert "differ from Keras by inf" in failure
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "model.onnx"])
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99])
+def test_a_truncated_file_that_reads_both_ways(name: str, fraction: float, tagger_bundle: Exported, tmp_path: Path) -> None:
+    content = (tagger_bundle.folder / name).read_bytes()
+    (tmp_path / "x").write_bytes(content[: int(fraction * len(content))])
+    (failure,) = both_ways_verdict(tagger_bundle, name, tmp_path / "x").failures
+    assert failure.startswith("the engine refuses it: ")
+
+
+def test_lengths_under_another_name(classifier_bundle: Exported, tmp_path: Path) -> None:
+    path = changed(classifier_bundle.folder / "model.onnx", tmp_path / "x", lambda file: rename(file, {"lengths": "counts"}))
+    assert both_ways_verdict(classifier_bundle, "model.onnx", path).failures == [
+        "sequence: counts should be None, is ('int32', [-1])",
+        "sequence: lengths should be ('int32', [-1]), is None",
+    ]
+
+
+def test_a_quantized_file_that_reads_the_other_way(tagger_bundle: Exported, tmp_path: Path) -> None:
+    path = as_onnx(turned(tagger()), tmp_path / "x", "int8")
+    (failure,) = both_ways_verdict(tagger_bundle, "model.int8.onnx", path).failures
+    assert failure.startswith("it loses ") and failure.endswith("and 0.1 is allowed")
