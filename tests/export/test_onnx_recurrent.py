@@ -136,7 +136,7 @@ def backwards(layer: Any, *activations: str, **choices: Any) -> Any:
 
 
 TWO: dict[str, tuple[Callable[[], Any], dict[str, int]]] = {
-    "kinds": (lambda: both(gated(layers.LSTM), backwards(layers.GRU)), {"LSTM": 1, "GRU": 1}),
+    "kinds": (lambda: both(gated(layers.LSTM), backwards(layers.SimpleRNN)), {"LSTM": 1, "RNN": 1}),
     "units": (lambda: both(gated(layers.GRU), layers.GRU(3, return_sequences=True, go_backwards=True)), {"GRU": 2}),
     "where the gate resets": (lambda: both(gated(layers.GRU), backwards(layers.GRU, reset_after=False)), {"GRU": 2}),
     "coupled gates": (lambda: both(rnn(CELLS["lstm"](5)), rnn(CELLS["cifg"](5), go_backwards=True)), {"LSTM": 2}),
@@ -177,22 +177,30 @@ def test_a_direction_without_bias_has_zeros(tmp_path: Path) -> None:
     assert recurrent(file) == {"LSTM": 1}
 
 
-def begun(model: Any, *numbers: tuple[float, ...]) -> Any:
-    """Has the cells of a model's first layer begin with these numbers in their states, ahead and back."""
-    (layer,) = model.layers
-    for part, values in zip((layer.forward_layer, layer.backward_layer), numbers, strict=True):
-        first = [np.linspace(value / 2, value, 5, dtype=np.float32) for value in values]
-        part.cell.get_initial_state = lambda batch_size=None, first=first: [ops.tile(v[None], (batch_size, 1)) for v in first]
-    return model
+def begin(cell: Any, *numbers: float) -> None:
+    """Has a cell begin with these numbers in its states."""
+    first = [np.linspace(number / 2, number, 5, dtype=np.float32) for number in numbers]
+    cell.get_initial_state = lambda batch_size=None: [ops.tile(values[None], (batch_size, 1)) for values in first]
 
 
-@pytest.mark.parametrize("numbers", [((0.0, 2.0), (0.0, -1.0)), ((1.5, 0.0), (0.0, 0.0))], ids=["c both ways", "h ahead"])
-def test_native_cells_begin_with_their_first_states(numbers: Any, tmp_path: Path) -> None:
-    model = begun(both(gated(layers.LSTM)), *numbers)
-    plain = both(gated(layers.LSTM))
-    x = np.ones((1, 3, 8), np.float32)
-    assert np.abs(np.asarray(model(x)) - np.asarray(plain(x))).max() > 0.1
+@pytest.mark.parametrize(
+    ("ahead", "back"), [((0.0, 2.0), (0.0, -1.0)), ((1.5, 0.0), (0.0, 0.0))], ids=["c both ways", "h ahead"]
+)
+def test_native_cells_begin_with_their_first_states(
+    ahead: tuple[float, float], back: tuple[float, float], tmp_path: Path
+) -> None:
+    model, x = both(gated(layers.LSTM)), np.ones((1, 3, 8), np.float32)
+    from_zeros = np.asarray(model(x))
+    begin(model.layers[0].forward_layer.cell, *ahead)
+    begin(model.layers[0].backward_layer.cell, *back)
+    assert np.abs(np.asarray(model(x)) - from_zeros).max() > 0.1
     assert recurrent(assert_reads_both_ways(model, tmp_path)) == {"LSTM": 1}
+
+
+def test_a_native_cell_that_reads_ahead_begins_with_its_first_states(tmp_path: Path) -> None:
+    model = of_features(gated(layers.LSTM), layers.Bidirectional(gated(layers.GRU)))
+    begin(model.layers[0].cell, 1.5, -2.0)
+    assert recurrent(assert_reads_both_ways(model, tmp_path)) == {"LSTM": 1, "GRU": 1}
 
 
 def test_a_scan_begins_with_the_first_states_of_its_cell(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from tensorflow.lite.python import schema_py_generated as schema
 
 from export import flatbuffer, quantize, stages, tflite, validate
-from export.artifact import ARTIFACTS, of_sequences
+from export.artifact import APP, ARTIFACTS, of_sequences
 from export.graphs import function, plain_functions
 from export.network import Network
 from export.onnx_graph import write_onnx
@@ -500,7 +500,7 @@ def large() -> Reference:
 
 
 def of_precision(name: str, format: str = "tflite") -> Any:
-    (artifact,) = [artifact for artifact in ARTIFACTS if (artifact.precision, artifact.format) == (name, format)]
+    (artifact,) = [a for a in ARTIFACTS if (a.precision, a.format, a.profile) == (name, format, APP)]
     return artifact
 
 
