@@ -114,10 +114,12 @@ def _in_blocks(scan: Body, width: int, sizes: tuple[int, ...]) -> Body:
         return scan
     inner = _in_blocks(scan, width, sizes[1:])
 
-    def blocks(x: Tensor, states: States) -> tuple[Tensor, States]:
+    def in_blocks(x: Tensor, states: States) -> tuple[Tensor, States]:
         timesteps = tf.shape(x)[1]
-        # A short sequence is one short block: no buffer longer than it is filled and copied.
-        size = tf.minimum(sizes[0], tf.maximum(timesteps, 1))
+        # Blocks of one size where that can be: for a last one that is shorter LiteRT plans its memory anew. A short sequence is
+        # one short block: no buffer longer than it is filled and copied.
+        blocks = tf.maximum(_count(timesteps, sizes[0]), 1)
+        size = tf.maximum(_count(timesteps, blocks), 1)
 
         def body(k: Tensor, states: States) -> tuple[Tensor, States]:
             return inner(_block(x, k, size), states)
@@ -128,7 +130,7 @@ def _in_blocks(scan: Body, width: int, sizes: tuple[int, ...]) -> Body:
         y.set_shape([None, None, width])
         return y, states
 
-    return blocks
+    return in_blocks
 
 
 def _last_of_blocks(scan: Body, x: Tensor, states: States, width: int, size: int) -> tuple[Tensor, States]:
