@@ -182,5 +182,7 @@ def test_benchmark_has_a_row_for_each_file(
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[0] for row in rows] == FLOAT32
     for _, _, grown, _, _, step, sequence, growth in rows:
-        assert (step, float(grown) >= 0) == ("", True)
+        assert step == ""
+        # What Linux says of a process's memory may be a little less than a moment ago.
+        assert float(grown) > -1
         assert all(float(cell.split(" ")[0]) > 0 for cell in (sequence, growth))
