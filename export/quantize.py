@@ -9,6 +9,7 @@ A row of a kernel (an output channel) has one scale, so a table's row is also wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,9 +26,28 @@ Ranges = dict[int, tuple[float, float]]
 SMALLEST = 1024  # elements; below this a weight's scales and operators outweigh what it saves
 KINDS = schema.TensorType
 CODES = schema.BuiltinOperator
+NO_ACTIVATION = schema.ActivationFunctionType.NONE
 # The versions of operators that take int8, or float16, and for FULLY_CONNECTED a scale for each channel.
 VERSIONS = {"FULLY_CONNECTED": 12, "GATHER": 2, "DEQUANTIZE": 3}
 MINIMUM_RUNTIME = "2.17.0"  # of ai-edge-litert 1.0.1, which runs all three; nothing older was tried
+
+
+def split(content: bytes) -> bytes:
+    """The file with a product of what was joined, as W·[H, X] is, made a sum of products: each part then has scales of its own.
+
+    With one scale for all, a part that is ten times smaller than another has a tenth of the 256 steps.
+    """
+    model = flatbuffer.read(content)
+    for graph in model.subgraphs:
+        editor = Editor(model, graph)
+        joins = {int(node.outputs[0]): node for node in graph.operators if editor.joins_columns(node)}
+        nodes: list[Any] = []
+        for node in graph.operators:
+            join = joins.get(int(node.inputs[0])) if editor.is_product(node) else None
+            nodes += editor.products(node, join) if join else [node]
+        needed = {int(index) for node in nodes for index in node.inputs} | {int(index) for index in graph.outputs}
+        graph.operators = [node for node in nodes if int(node.outputs[0]) in needed or int(node.outputs[0]) not in joins]
+    return flatbuffer.write(model)
 
 
 def dynamic_range(content: bytes) -> bytes:
@@ -90,9 +110,7 @@ def product_tensors(step: bytes) -> list[int]:
     model = flatbuffer.read(step)
     (graph,) = model.subgraphs
     editor = Editor(model, graph)
-    nodes = [
-        node for node in graph.operators if operator_name(model, node) == "FULLY_CONNECTED" and editor.is_weight(node.inputs[1])
-    ]
+    nodes = [node for node in graph.operators if editor.is_product(node)]
     return sorted({int(i) for node in nodes for i in (node.inputs[0], node.outputs[0])})
 
 
@@ -103,10 +121,9 @@ def _rewrite(content: bytes, product: Callable[[Editor, Any], list[Any]]) -> byt
         editor = Editor(model, graph)
         nodes: list[Any] = []
         for node in graph.operators:
-            name = operator_name(model, node)
-            if name == "FULLY_CONNECTED" and editor.is_weight(node.inputs[1]):
+            if editor.is_product(node):
                 nodes += product(editor, node)
-            elif name == "GATHER" and editor.is_weight(node.inputs[0]):
+            elif operator_name(model, node) == "GATHER" and editor.is_weight(node.inputs[0]):
                 nodes += editor.lookup(node)
             else:
                 nodes.append(node)
@@ -141,6 +158,34 @@ class Editor:
         tensor = self.graph.tensors[index]
         data = self.model.buffers[tensor.buffer].data
         return tensor.type == KINDS.FLOAT32 and data is not None and len(data) >= 4 * SMALLEST
+
+    def is_product(self, node: Any) -> bool:
+        return operator_name(self.model, node) == "FULLY_CONNECTED" and self.is_weight(node.inputs[1])
+
+    def joins_columns(self, node: Any) -> bool:
+        """Whether a node joins tensors along their last axis, and does nothing else."""
+        if operator_name(self.model, node) != "CONCATENATION":
+            return False
+        rank = len(self.graph.tensors[node.outputs[0]].shape)
+        return node.builtinOptions.axis in (-1, rank - 1) and node.builtinOptions.fusedActivationFunction == NO_ACTIVATION
+
+    def products(self, node: Any, join: Any) -> list[Any]:
+        """A product of joined parts as one product for each and their sum, which takes over the activation."""
+        kernel, result, nodes, total = self.weight(node.inputs[1]), int(node.outputs[0]), [], -1
+        ends = np.cumsum([self.graph.tensors[part].shape[-1] for part in join.inputs])
+        for number, (part, columns) in enumerate(zip(join.inputs, np.split(kernel, ends[:-1], axis=1), strict=True)):
+            options, made = copy(node.builtinOptions), self.like(result, KINDS.FLOAT32)
+            options.fusedActivationFunction = NO_ACTIVATION
+            bias = node.inputs[2] if number == 0 and len(node.inputs) > 2 else -1
+            weight = self.add(KINDS.FLOAT32, columns.shape, columns)
+            nodes.append(self.node("FULLY_CONNECTED", [part, weight, bias], [made], options))
+            if number:
+                made, before = self.like(result, KINDS.FLOAT32), made
+                nodes.append(self.node("ADD", [total, before], [made], schema.AddOptionsT()))
+            total = made
+        nodes[-1].outputs = np.array([result], np.int32)
+        nodes[-1].builtinOptions.fusedActivationFunction = node.builtinOptions.fusedActivationFunction
+        return nodes
 
     def weight(self, index: int) -> Array:
         tensor = self.graph.tensors[index]

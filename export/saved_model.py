@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
 from export.graphs import plain_functions
 from export.network import Network
@@ -15,6 +16,8 @@ from export.spec import Spec
 from export.stages import Recurrent
 from export.text_graph import TextGraph, serve_function
 from seqapp.vocabulary import Vocabulary
+
+BESIDE = "loc:@"
 
 
 def write_saved_model(network: Network, spec: Spec, path: Path, vocabulary: Vocabulary | None = None) -> None:
@@ -24,6 +27,7 @@ def write_saved_model(network: Network, spec: Spec, path: Path, vocabulary: Voca
         text = TextGraph(vocabulary)
         functions["serve"] = serve_function(text, _after_each(network)).get_concrete_function()
     save(network, functions, path, text)
+    _shorten_names(path)
 
 
 def _after_each(network: Network) -> Callable[[Any, Any], Any]:
@@ -42,7 +46,40 @@ def save(network: Network, functions: dict[str, Any], path: Path, text: Any = No
     module.text = text
     # A tf.Module does not see into a Keras 3 model: without the bare variables the file would have no weights.
     module.variables_of_model = [variable.value for variable in network.variables]
-    tf.saved_model.save(module, str(path), signatures=functions)
+    # Without the functions of custom gradients (silu has one, for a little memory): those of the operators are as right.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, str(path), signatures=functions, options=options)
+
+
+def _shorten_names(path: Path) -> None:
+    """Numbers the nodes inside functions: paths of layers, at each use, are up to half of a graph.
+
+    Nothing outside refers to them. The main graph, whose names languages without signatures use, stays as it is.
+    """
+    file = path / "saved_model.pb"
+    content = SavedModel.FromString(file.read_bytes())
+    for function in content.meta_graphs[0].graph_def.library.function:
+        names = {node.name: f"n{number}" for number, node in enumerate(function.node_def)}
+        for node in function.node_def:
+            node.name = names[node.name]
+            node.input[:] = [_renamed(name, names) for name in node.input]
+            node.attr.pop("_gradient_op_type", None)
+            if "_class" in node.attr:  # "loc:@" and the node on whose device this one runs
+                places = [place.decode().removeprefix(BESIDE) for place in node.attr["_class"].list.s]
+                node.attr["_class"].list.s[:] = [f"{BESIDE}{names.get(name, name)}".encode() for name in places]
+        function.ret.update({key: _renamed(output, names) for key, output in function.ret.items()})
+        function.signature.control_output[:] = [names.get(name, name) for name in function.signature.control_output]
+        run = {names.get(key, key): names[name] for key, name in function.control_ret.items()}
+        function.control_ret.clear()
+        function.control_ret.update(run)
+    file.write_bytes(content.SerializeToString(deterministic=True))
+    write_fingerprint(str(path))
+
+
+def _renamed(reference: str, names: dict[str, str]) -> str:
+    """`node:output:0`, or `^node` for its having run; an argument of the function keeps its name."""
+    control, (name, *output) = reference.startswith("^"), reference.removeprefix("^").split(":")
+    return "^" * control + ":".join([names.get(name, name), *output])
 
 
 def graph_names(path: Path) -> dict[str, dict[str, dict[str, str]]]:

@@ -34,10 +34,13 @@ def quantized(content: bytes, precision: str, spec: Spec, calibration: Array) ->
     """A float32 file in the precision `dynamic`, `float16`, or `int8`, which keeps `step` alone and needs `calibration`: inputs
     (N,) or (N, F) in their order.
     """
-    if precision == "int8":
-        step = flatbuffer.only(content, STEP)
-        return quantize.int8(step, ranges(step, spec, calibration))
-    return {"dynamic": quantize.dynamic_range, "float16": quantize.float16}[precision](content)
+    if precision == "float16":
+        return quantize.float16(content)
+    content = quantize.split(content)
+    if precision == "dynamic":
+        return quantize.dynamic_range(content)
+    step = flatbuffer.only(content, STEP)
+    return quantize.int8(step, ranges(step, spec, calibration))
 
 
 def ranges(step: bytes, spec: Spec, inputs: Array) -> quantize.Ranges:

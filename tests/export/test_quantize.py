@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from keras import layers
+from keras import layers, ops
 
 from export import flatbuffer, quantize, tflite
 from export.network import Network
@@ -216,6 +217,75 @@ def test_features_have_no_table(tmp_path: Path) -> None:
         found, _ = open_tflite(tmp_path / precision, spec).sequence(x, states)
         difference = np.sqrt(np.mean((found - exact) ** 2)) / exact.std()
         assert 0 < difference < loss
+
+
+class JoiningCell(layers.Layer):
+    """H_t = relu(W·[2 H_{t-1}, X_t, H_{t-1}] + b), in one product: X_t is as small as its kernel is large."""
+
+    state_size = output_size = UNITS
+
+    def build(self, input_shape: Any) -> None:
+        self.dense = layers.Dense(UNITS, "relu")
+        self.dense.build((None, 2 * UNITS + input_shape[-1]))
+
+    def call(self, inputs: Any, states: Any) -> tuple[Any, list[Any]]:
+        h = self.dense(ops.concatenate([2 * states[0], inputs, states[0]], axis=-1))
+        return h, [h]
+
+
+@pytest.fixture(scope="module")
+def joining() -> tuple[Network, bytes]:
+    """The network and its float32 file. Kernels of the parts are of different sizes, as the parts are."""
+    network = Network.of(of_features(layers.RNN(JoiningCell(), return_sequences=True), features=32))
+    kernel = network.variables[0]
+    kernel.assign(kernel * np.repeat([0.1, 10, 0.1], [UNITS, 32, UNITS])[:, None])
+    return network, tflite.float32(network, Spec.of(network))
+
+
+def test_a_product_of_joined_parts_becomes_one_for_each(joining: tuple[Network, bytes], tmp_path: Path) -> None:
+    network, whole = joining
+    parts, spec = quantize.split(whole), Spec.of(network)
+    before, after = flatbuffer.operators(whole), flatbuffer.operators(parts)
+    assert after["FULLY_CONNECTED"] == 3 * before["FULLY_CONNECTED"]
+    assert before["CONCATENATION"] - after["CONCATENATION"] == before["FULLY_CONNECTED"], "what nobody reads is left"
+    assert len(parts) < len(whole) + 3000, "the weights of the parts are not shared by the signatures"
+    (tmp_path / "parts").write_bytes(parts)
+    runner, reference = open_tflite(tmp_path / "parts", spec), KerasStepper(network, 32)
+    x, states = np.random.default_rng(3).normal(size=(3, 20, 32)).astype(np.float32), spec.initial_states(3)
+    wanted, last = reference.sequence(x, states)
+    assert (wanted == 0).mean() > 0.1, "the activation did nothing"
+    for found, ended in (runner.sequence(x, states), runner.prefill(x, states)):
+        np.testing.assert_allclose(found, wanted if found.ndim == 3 else wanted[:, -1], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(ended[0], last[0], rtol=1e-4, atol=1e-4)
+
+
+def test_parts_have_scales_of_their_own(joining: tuple[Network, bytes], tmp_path: Path) -> None:
+    """Features that are 100 times smaller than the states, but as important: one scale for both would lose them."""
+    network, whole = joining
+    spec, x = Spec.of(network), np.random.default_rng(3).normal(0, 0.1, (300, 32)).astype(np.float32)
+    exact, _ = KerasStepper(network, 32).sequence(x[None], spec.initial_states(1))
+
+    def lost(content: bytes) -> float:
+        (tmp_path / "file").write_bytes(content)
+        runner, states, found = open_tflite(tmp_path / "file", spec), spec.initial_states(1), []
+        for now in x:
+            output, states = runner.step(now[None], states)
+            found.append(output[0])
+        return float(np.sqrt(np.mean((np.array(found) - exact[0]) ** 2)) / exact.std())
+
+    step = flatbuffer.only(whole, "step")
+    joined = (quantize.dynamic_range(whole), quantize.int8(step, tflite.ranges(step, spec, x)))
+    for precision, one_scale in zip(("dynamic", "int8"), joined, strict=True):
+        assert 0 < lost(tflite.quantized(whole, precision, spec, x)) < 0.3 * lost(one_scale)
+
+
+def test_a_product_of_parts_below_each_other_stays_as_it_is() -> None:
+    """Joined rows have their columns in common, so a kernel cannot be taken apart."""
+    function = tf.function(lambda x: tf.matmul(tf.concat([x, 2 * x], 0), np.ones((64, 32), np.float32)))
+    concrete = function.get_concrete_function(tf.TensorSpec((3, 64), tf.float32))
+    content = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
+    assert flatbuffer.operators(quantize.split(content)) == flatbuffer.operators(content)
+    assert {"CONCATENATION", "FULLY_CONNECTED"} <= flatbuffer.operators(content).keys()
 
 
 def test_a_model_without_large_weights_stays_as_it_is() -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
 from export.network import Network
 from export.saved_model import write_saved_model
@@ -108,6 +110,28 @@ def test_a_model_of_features_serves_no_text(tmp_path: Path) -> None:
     x = np.random.default_rng(1).normal(size=(2, 9, 8)).astype(np.float32)
     found = signatures["sequence"](features=tf.constant(x), state_0_in=tf.zeros((2, 6)))
     np.testing.assert_allclose(found["outputs"], np.asarray(network.model(x)), rtol=1e-5, atol=1e-5)
+
+
+def test_inner_names_are_short_and_gradients_those_of_the_operators(tmp_path: Path) -> None:
+    """Keras gives silu a gradient of its own, whose functions TensorFlow would save too."""
+    network = Network.of(of_features(layers.SimpleRNN(6, "silu", return_sequences=True), layers.Dense(4, "silu")))
+    write_saved_model(network, Spec.of(network), tmp_path / "x")
+    content = SavedModel.FromString((tmp_path / "x" / "saved_model.pb").read_bytes())
+    names = [node.name for f in content.meta_graphs[0].graph_def.library.function for node in f.node_def]
+    assert len(names) > 100 and max(map(len, names)) < 5
+    written = str(tf.saved_model.experimental.read_fingerprint(str(tmp_path / "x")))
+    write_fingerprint(str(tmp_path / "x"))
+    assert str(tf.saved_model.experimental.read_fingerprint(str(tmp_path / "x"))) == written
+
+    step = (loaded := tf.saved_model.load(str(tmp_path / "x"))).signatures["step"]
+    x, before = tf.random.stateless_normal((2, 8), (1, 2)), tf.zeros((2, 6))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        found, wanted = step(features=x, state_0_in=before)["outputs"], network.model(x[:, None])[:, 0]
+    np.testing.assert_allclose(tape.gradient(found, x), tape.gradient(wanted, x), rtol=1e-4, atol=1e-5)
+    tf.saved_model.save(loaded, str(tmp_path / "again"), loaded.signatures)
+    again = tf.saved_model.load(str(tmp_path / "again")).signatures["step"](features=x, state_0_in=before)["outputs"]
+    np.testing.assert_array_equal(again, found)
 
 
 def test_a_later_change_of_the_model_is_not_in_the_file(tmp_path: Path) -> None:
