@@ -90,10 +90,7 @@ def measure(bundle: Path, content: dict[str, Any], spec: Spec, repeats: int, run
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    rng = np.random.default_rng(0)
-    shape = (1, LONG) if spec.features is None else (1, LONG, spec.features)
-    inputs = rng.integers(0, spec.output_size, shape) if spec.features is None else rng.normal(size=shape)
-    inputs = inputs.astype(spec.input_dtype)
+    inputs = drawn(content, spec)
     works = {file["path"]: _work(file, bundle / file["path"], spec, inputs) for file in _timed(content)}
     if run:
         works[KERAS] = _keras_work(run, inputs)
@@ -109,6 +106,14 @@ def measure(bundle: Path, content: dict[str, Any], spec: Spec, repeats: int, run
     for file in _timed(content):
         figures[file["path"]].memory = _memory(bundle, file["path"])
     return figures
+
+
+def drawn(content: dict[str, Any], spec: Spec) -> Array:
+    """Tokens (1, T) that the model knows, or features (1, T, F)."""
+    rng = np.random.default_rng(0)
+    if spec.features is not None:
+        return rng.normal(size=(1, LONG, spec.features)).astype(np.float32)
+    return rng.integers(0, content.get("token_count", spec.output_size), (1, LONG)).astype(np.int32)
 
 
 def _timed(content: dict[str, Any]) -> list[dict[str, Any]]:

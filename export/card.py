@@ -58,7 +58,8 @@ def _latency(file: dict[str, Any], signature: str) -> str:
 
 def _legend(content: dict[str, Any]) -> str:
     counts = sorted({f"{metric['count']:,}" for file in content["files"] for metric in file["metrics"].values()})
-    of_metrics = f"Figures are over {' or '.join(counts)} held-out timesteps, the state carried through. " if counts else ""
+    carried = ", the state carried through" if STEP in content["signatures"] else ""
+    of_metrics = f"Figures are over {' or '.join(counts)} held-out timesteps{carried}. " if counts else ""
     return (
         f"{of_metrics}*Largest difference* is in log-probability (of other outputs, in the output) from Keras over 1,000 "
         "timesteps; *loses* is against Keras on the same timesteps; times are of calls from Python, one thread, on the machine "

@@ -33,6 +33,7 @@ def content(source: Source, folder: Path, files: list[tuple[Artifact, Path, Verd
         "states": [
             {"input": s.input, "output": s.output, "layer": s.layer, "role": s.role, **_initial(s, folder)} for s in spec.states
         ],
+        **({"token_count": count} if (count := reference.network.token_count) else {}),
         **({"vocabulary": _vocabulary(vocabulary, folder / "vocabulary.json")} if vocabulary else {}),
         "files": [_file(artifact, path, verdict, reference) for artifact, path, verdict in files],
         "parity": [entry for artifact, _, verdict in files for entry in _parity(artifact, verdict, reference)],

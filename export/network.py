@@ -97,6 +97,11 @@ class Network:
         return self.stages[len(self.head) :]
 
     @property
+    def token_count(self) -> int | None:
+        """How many tokens it knows, numbered from 0 on; of one that takes features, None."""
+        return int(self.stages[0].table.shape[0]) if isinstance(self.stages[0], Lookup) else None
+
+    @property
     def width(self) -> int:
         """Of the last recurrent stage's output."""
         return self.head[-1].width
@@ -195,7 +200,10 @@ def _stage(layer: Any) -> list[Stage]:
         return []
     if isinstance(layer, layers.Embedding):
         if layer.mask_zero:
-            raise UsageError(f"The layer {layer.name!r} masks token 0: streams have no padding, so set mask_zero=False.")
+            raise UsageError(
+                f"The layer {layer.name!r} masks token 0: a stream has no padding, and a layer that reads both ways is told "
+                "the lengths of its sequences. Set mask_zero=False."
+            )
         return [Lookup(layer.embeddings)]
     if isinstance(layer, layers.Dense):
         linear = layer.activation is keras.activations.linear
@@ -233,6 +241,8 @@ def _both(layer: Any) -> Both:
             f"The layer {layer.name!r} must wrap recurrent layers, with a merge_mode of {', '.join(MERGES)}. "
             f"Received: {' and '.join(type(part).__name__ for part in parts)}, merge_mode {layer.merge_mode!r}"
         )
+    if [bool(part.go_backwards) for part in parts] != [False, True]:
+        raise UsageError(f"The layer {layer.name!r} must wrap a layer that goes forward, then one with go_backwards=True.")
     return Both(_recurrent(parts[0]), _recurrent(parts[1]), layer.merge_mode)
 
 

@@ -207,13 +207,10 @@ class Editor:
         return self.made["kernel", index]
 
     def bias(self, index: int, scales: Array) -> int:
-        """A bias in int32, in units of input scale × kernel scale."""
-        tensor = None if index < 0 else self.graph.tensors[index]
-        value = (
-            np.zeros(len(scales))
-            if tensor is None
-            else np.frombuffer(bytes(self.model.buffers[tensor.buffer].data), np.float32)
-        )
+        """A bias in int32, in units of input scale × kernel scale; -1 is none."""
+        if index < 0:
+            return index
+        value = np.frombuffer(bytes(self.model.buffers[self.graph.tensors[index].buffer].data), np.float32)
         made = self.add(KINDS.INT32, value.shape, np.round(value / scales).astype(np.int32))
         self.graph.tensors[made].quantization = _quantization(scales)
         return made

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from export.artifact import APP
-from export.spec import FEATURES, SEQUENCE, SEQUENCE_LENGTHS, STEP, TIME, Signature, Spec, State
+from export.spec import FEATURES, SEQUENCE, STEP, TIME, Signature, Spec, State
 from seqapp.errors import UsageError
 
 
@@ -63,16 +63,17 @@ def spec_of(bundle: Path, content: dict[str, Any]) -> Spec:
         )
         (output,) = outputs.keys() - {s["output"] for s in content["states"]}
         features = index(inputs[FEATURES][-1]) if FEATURES in inputs else None
-        both_ways = SEQUENCE_LENGTHS in inputs
+        both_ways = STEP not in content["signatures"]
         last_only = both_ways and TIME not in outputs[output]
         spec = Spec(index(outputs[output][-1]), states, features, output, both_ways, last_only)
         if [(s["input"], s["output"]) for s in content["states"]] != [(state.input, state.output) for state in states]:
             raise ValueError(f"its states should be named {[state.input for state in states]} and so on, in their order")
         if not spec.signatures.keys() & content["signatures"].keys():
             raise ValueError("it has no signature of a model that runs step by step or over whole sequences")
+        way = "over whole sequences" if both_ways else "step by step"
         for name, signature in spec.signatures.items():
             if name in content["signatures"] and _tensors(content["signatures"][name]) != _declared(signature):
-                raise ValueError(f"its signature {name} is not that of a model that runs step by step")
+                raise ValueError(f"its signature {name} is not that of a model that runs {way}")
         return spec
 
 

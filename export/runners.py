@@ -47,7 +47,11 @@ class Runner:
         """tokens (B, T) of sequences that end after `lengths` (B,) -> logits (B, V), or (B, T, V), which mean nothing from the
         length on; of a file that reads both ways.
         """
-        feed = {self.spec.input: np.asarray(tokens, self.spec.input_dtype), SEQUENCE_LENGTHS: np.asarray(lengths, np.int32)}
+        tokens, lengths = np.asarray(tokens, self.spec.input_dtype), np.asarray(lengths, np.int32)
+        # LiteRT would read what lies before a sequence.
+        if lengths.shape != tokens.shape[:1] or not ((lengths >= 1) & (lengths <= tokens.shape[1])).all():
+            raise ValueError(f"lengths must be {len(tokens)} numbers from 1 to {tokens.shape[1]}. Received: {lengths.tolist()}")
+        feed = {self.spec.input: tokens, SEQUENCE_LENGTHS: lengths}
         return self.functions[SEQUENCE](feed)[self.spec.output]
 
     def prefill(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:

@@ -64,7 +64,13 @@ class Model:
         return self.runner.initial_states(batch_size)
 
     def step(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
-        """tokens (B,), or features (B, F), and states -> output (B, V) and states."""
+        """tokens (B,), or features (B, F), and states -> output (B, V) and states.
+
+        Raises:
+            UsageError: the model reads both ways.
+        """
+        if self.runner.spec.both_ways:
+            raise UsageError("The model reads both ways and has no step: give whole sequences to its method sequences.")
         return self.runner.step(tokens, states)
 
     def sequence(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
@@ -74,6 +80,9 @@ class Model:
     def sequences(self, tokens: Array, lengths: Array) -> Array:
         """tokens (B, T), or features (B, T, F), of sequences that end after `lengths` (B,) -> output (B, V), one for each, or
         (B, T, V), which means nothing from the length on; of a model that reads both ways.
+
+        Raises:
+            ValueError: a length is not between 1 and T.
         """
         return self.runner.sequences(tokens, lengths)
 

@@ -96,7 +96,8 @@ class Recurrent:
         return int(size[-1] if isinstance(size, (tuple, list)) else size)
 
     def initial_states(self, batch_size: int) -> States:
-        states = keras.tree.flatten(self.layer.get_initial_state(batch_size))
+        # Of one row, whatever the size is: where that is a tensor, a cell's own code may not know what to do with it.
+        states = keras.tree.flatten(self.layer.get_initial_state(1))
         return [ops.broadcast_to(ops.convert_to_tensor(state), (batch_size, state.shape[-1])) for state in states]
 
 

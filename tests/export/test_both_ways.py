@@ -171,6 +171,14 @@ def measured_here(bundle: Path, path: str) -> float:
     return float(printed.getvalue())
 
 
+def test_benchmark_draws_tokens_that_the_model_knows(tagger_bundle: Exported, classifier_bundle: Exported) -> None:
+    tokens = benchmark.drawn(tagger_bundle.content, tagger_bundle.reference.spec)
+    assert (tagger_bundle.content["token_count"], set(tokens.flat)) == (VOCABULARY, set(range(VOCABULARY)))
+    assert TAGS < VOCABULARY, "the two could be taken for each other"
+    assert "token_count" not in classifier_bundle.content
+    assert benchmark.drawn(classifier_bundle.content, classifier_bundle.reference.spec).shape == (1, benchmark.LONG, 8)
+
+
 def test_benchmark_has_a_row_for_each_file(
     classifier_bundle: Exported, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

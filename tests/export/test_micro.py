@@ -133,8 +133,8 @@ def test_weights_are_stored_once(member: Member, precision: str) -> None:
     content, count = micro_of(member, precision), network_of(member).model.count_params()
     stored = [bytes(buffer.data) for buffer in flatbuffer.read(content).buffers if buffer.data is not None]
     assert len(stored) == len(set(stored))
-    # Beside them the file has names, operators and, in int8, scales and biases.
-    assert len(content) < (4 * count if precision == "float32" else 1.2 * count + 4000) + 8000
+    # Beside them the file has names, operators and, in int8, scales, biases and the parts of kernels too small for int8.
+    assert len(content) < (4 * count if precision == "float32" else 1.2 * count + 6500) + 8000
     assert len(content) <= len(step_of(member, precision))
 
 
@@ -266,7 +266,7 @@ def test_what_a_firmware_registers() -> None:
 def test_an_operator_that_tflm_lacks(name: str) -> None:
     content = changed(micro_of(PLAIN, "float32"), turned_into(name))
     assert list(micro.check_operators(content)) == [
-        f"it needs the operator {name}, which TensorFlow Lite Micro does not have, or not for a timestep"
+        f"it needs the operator {name}, which TensorFlow Lite Micro has not, or not for a timestep: leave micro out"
     ]
 
 
@@ -415,10 +415,12 @@ def test_a_batch_of_any_size(verdict: Judge) -> None:
 def test_a_file_without_a_step(verdict: Judge) -> None:
     failures = verdict(sequence_of(PLAIN)).failures
     assert failures[0] == "there is no signature step"
-    assert "it needs the operator WHILE, which TensorFlow Lite Micro does not have, or not for a timestep" in failures
+    assert (
+        "it needs the operator WHILE, which TensorFlow Lite Micro has not, or not for a timestep: leave micro out" in failures
+    )
 
 
 def test_an_operator_that_tflm_lacks_is_a_failure(verdict: Judge) -> None:
     assert verdict(changed(good("float32"), turned_into("GELU"))).failures == [
-        "it needs the operator GELU, which TensorFlow Lite Micro does not have, or not for a timestep"
+        "it needs the operator GELU, which TensorFlow Lite Micro has not, or not for a timestep: leave micro out"
     ]

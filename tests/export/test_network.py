@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 from export.network import Network
@@ -367,12 +368,18 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "go_backwards": (lambda: of_features(recurrent(go_backwards=True, name="back")), "'back' goes backwards"),
     "mask_zero": (
         lambda: keras.Sequential([keras.Input((None,)), layers.Embedding(9, 4, mask_zero=True), recurrent()]),
-        "masks token 0: streams have no padding, so set mask_zero=False",
+        "masks token 0: a stream has no padding, and .* told the lengths of its sequences. Set mask_zero=False",
     ),
     "Masking": (lambda: of_features(layers.Masking(), recurrent()), r"\(Masking\) is none that looks at one timestep alone"),
     "two outputs of Bidirectional": (
         lambda: of_features(layers.Bidirectional(recurrent(), merge_mode=None, name="both")),
         "'both' must wrap recurrent layers, with a merge_mode of concat, sum, ave, mul. Received: LSTM and LSTM.*None",
+    ),
+    "back before ahead": (
+        lambda: of_features(
+            both(recurrent(go_backwards=True), backward_layer=layers.LSTM(4, return_sequences=True), name="both")
+        ),
+        "'both' must wrap a layer that goes forward, then one with go_backwards=True",
     ),
     "one step that goes backwards": (
         lambda: of_features(layers.RNN(layers.GRUCell(3), go_backwards=True, name="back")),
@@ -432,6 +439,26 @@ def test_what_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=words) as found:
         Network.of(model)
     assert "\n" not in str(found.value)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class StubbornCell(FadingCell):
+    """As many write it: a size that is a tensor of a graph is neither true nor false."""
+
+    def get_initial_state(self, batch_size: Any = None) -> list[Any]:
+        return super().get_initial_state(batch_size or 1)
+
+
+def test_first_states_are_asked_for_by_number() -> None:
+    model = of_features(both(layers.RNN(StubbornCell(5), return_sequences=True)), layers.Dense(3))
+    network = Network.of(model)
+    traced = tf.function(
+        lambda x, ends: network.finish(network.sequences(Recurrent.whole, x, ends)),
+        input_signature=[tf.TensorSpec((None, None, F)), tf.TensorSpec((None,), tf.int32)],
+        autograph=False,
+    )
+    x = features()
+    assert_close(traced(x, [x.shape[1]] * len(x)), model(x))
 
 
 def test_first_states_are_those_of_the_cells() -> None:

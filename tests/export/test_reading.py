@@ -151,6 +151,7 @@ def test_a_manifest_of_what_reads_both_ways(bundle: Path) -> None:
         (["batch", "time"], ("outputs", 0, "shape")),
         ([], ("outputs",)),
         ([], ("inputs",)),
+        ([{"name": "tokens", "dtype": "int32", "shape": ["batch", "time"]}], ("inputs",)),
     ],
 )
 def test_a_damaged_manifest_of_what_reads_both_ways(

@@ -230,3 +230,6 @@ def test_a_sequence_without_lengths_is_whole(format: str, tagger_bundle: Exporte
     assert states == []
     np.testing.assert_array_equal(logits, runner.sequences(tokens.astype(np.int64), [9, 9]))
     assert distance(logits, runner.sequences(tokens, [9, 4])) > 0.01
+    for lengths in ([9, 0], [-1, 9], [10, 9], [9], [[9, 9]]):
+        with pytest.raises(ValueError, match=r"lengths must be 2 numbers from 1 to 9\. Received: "):
+            runner.sequences(tokens, lengths)

@@ -400,6 +400,7 @@ def test_what_reads_both_ways_has_no_stream(engine: str, tagger_bundle: Exported
         model = load(it.folder, engine)
         for work in (model.session, lambda model=model: model.predict("are they")):
             refused(work, f"no vocabulary, it takes {given}", "use its sequences")
+        refused(lambda model=model: model.step(np.zeros(1), []), "reads both ways and has no step", "method sequences")
 
 
 @pytest.mark.parametrize(
