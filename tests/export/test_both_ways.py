@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export import benchmark, memory
+from export import benchmark, graphs, memory
 from seqapp.step import Array, log_softmax
 from tests.export.conftest import CLASSES, TAGS, VOCABULARY, Exported, tokens_of
 from tests.export.engines import opened_whole, stored
 from tests.export.oracle import alone, compiled
 
+LARGE, SMALL = graphs.BLOCKS
 FLOAT32 = ["saved_model", "model.tflite", "model.onnx"]
 SMALLER = ["model.dynamic.tflite", "model.float16.tflite", "model.int8.onnx"]
 Call = Callable[[Array], Any]
@@ -66,7 +67,7 @@ def test_classes_are_those_of_keras(name: str, classifier_bundle: Exported, clas
         np.testing.assert_allclose(np.exp(log_softmax(found)), wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("lengths", [[33, 32], [513, 512], [1025, 40]], ids=str)
+@pytest.mark.parametrize("lengths", [[SMALL + 1, SMALL], [LARGE + 1, LARGE], [2 * LARGE + 1, 2 * SMALL]], ids=str)
 def test_sequences_that_end_around_the_blocks_of_litert(lengths: list[int], classifier_bundle: Exported, classes: Call) -> None:
     features = features_of(2, lengths[0])
     found = opened_whole(classifier_bundle.folder / "model.tflite")(features, np.array(lengths))

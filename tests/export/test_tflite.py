@@ -12,7 +12,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
-from export import flatbuffer, quantize, tflite
+from export import flatbuffer, graphs, quantize, tflite
 from export.network import Network
 from export.runners import open_tflite
 from export.spec import Spec
@@ -30,6 +30,7 @@ from tests.export.conftest import (
 )
 
 each_model = pytest.mark.parametrize("model", MODELS, ids=str)
+LARGE, SMALL = graphs.BLOCKS
 GRU, LSTM = ("gru", 2, "projected"), ("lstm", 1, "untied")
 
 RUN_WITHOUT_TENSORFLOW = """
@@ -110,7 +111,7 @@ def test_the_step_has_no_loop() -> None:
     assert "WHILE" not in names
 
 
-@pytest.mark.parametrize("timesteps", [1, 31, 32, 33, 511, 512, 513, 1025])
+@pytest.mark.parametrize("timesteps", [1, *(n + d for n in (SMALL, LARGE) for d in (-1, 0, 1)), 2 * LARGE + 1])
 def test_blocks_end_where_they_should(timesteps: int, tmp_path: Path) -> None:
     network = network_of(*GRU)
     (tmp_path / "model.tflite").write_bytes(tflite_of(*GRU))
