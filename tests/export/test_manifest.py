@@ -74,9 +74,10 @@ def entry(content: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def test_has_the_parts_of_the_contract(content: dict[str, Any]) -> None:
-    parts = ["task", "description", "signatures", "states", "vocabulary", "files", "parity", "parameters", "versions"]
-    assert list(content) == parts
+    parts = ["task", "description", "signatures", "states", "token_count", "vocabulary", "files", "parity", "parameters"]
+    assert list(content) == [*parts, "versions"]
     assert (content["task"], content["description"]) == ("next-word", "What it is.")
+    assert content["token_count"] == SIZE
     # Embedding, two LSTM layers, output bias.
     assert content["parameters"] == UNITS * SIZE + 2 * 4 * UNITS * (2 * UNITS + 1) + SIZE
 
