@@ -15,6 +15,8 @@ from export.validate import Verdict, validate
 from seqapp.errors import RunFailed
 from seqapp.run import replacing, write_json
 
+SHOWN = ("perplexity", "accuracy")  # the figure that a table has, of those that there are
+
 
 def write_bundle(source: Source, target: Path, artifacts: list[Artifact]) -> dict[str, Any]:
     """Writes the bundle `target` and returns its manifest; says on standard error what it is doing.
@@ -54,14 +56,15 @@ def write_bundle(source: Source, target: Path, artifacts: list[Artifact]) -> dic
 
 def table(content: dict[str, Any]) -> str:
     """A line for each file of a manifest, for people."""
-    lines = [f"{'':22}{'bytes':>12}{'largest difference':>20}{'allowed':>10}{'perplexity':>12}{'loses':>10}"]
+    shown = next((name for name in SHOWN for file in content["files"] if name in file["metrics"]), SHOWN[0])
+    lines = [f"{'':24}{'bytes':>12}{'largest difference':>20}{'allowed':>10}{shown:>12}{'loses':>10}"]
     for file in content["files"]:
         parity = [entry for entry in content["parity"] if entry["file"] == file["path"]]
         difference = max(entry["largest_difference"] for entry in parity)
         allowed = _shown(parity[0]["tolerance"], ".1e")
-        perplexity = _shown(file["metrics"].get("perplexity", {}).get("value"), ".3f")
+        metric = _shown(file["metrics"].get(shown, {}).get("value"), ".3f")
         loss = _shown(next((entry["value"] for entry in file.get("losses", {}).values()), None), ".2%")
-        lines.append(f"{file['path']:22}{file['bytes']:12,}{difference:20.1e}{allowed:>10}{perplexity:>12}{loss:>10}")
+        lines.append(f"{file['path']:24}{file['bytes']:12,}{difference:20.1e}{allowed:>10}{metric:>12}{loss:>10}")
     return "\n".join(lines)
 
 

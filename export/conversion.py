@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.artifact import FORMATS, PRECISIONS, check_wanted, of_sequences, wanted
+from export.artifact import FORMATS, PRECISIONS, Artifact, check_wanted, of_sequences, wanted
 from export.bundle import table, write_bundle
 from export.network import LOGITS, Network
 from export.reference import QUALITY, Reference
 from export.source import Source
+from export.spec import PREFILL
+from seqapp.classify import Coder
 from seqapp.config import Config
 from seqapp.errors import UsageError
 from seqapp.run import Run, check_target
+from seqapp.sequences import Sequences
 from seqapp.step import Array
 from seqapp.vocabulary import Vocabulary
 
@@ -28,21 +33,48 @@ def export_run(run: Run, target: Path, formats: list[str], precisions: list[str]
         UsageError: a format cannot hold the run's cell, or the run is damaged.
         RunFailed: a file is not the trained model; nothing is left behind.
     """
+    source = (_of_classifier if run.config.task == "classify" else _of_text)(run)
+    return table(write_bundle(source, target, _fitting(source, wanted(formats, precisions, profiles))))
+
+
+def _of_text(run: Run) -> Source:
     vocabulary, stream = run.vocabulary, run.tokens(run.held_out)
     perplexity = run.metrics[run.held_out]["perplexity"]["value"]
     inputs = np.r_[vocabulary.end_number, stream[:-1]]
     reference = Reference(Network.of(run.load_model()), inputs, stream, vocabulary.unit)
-    calibration = run.tokens("train")[:CALIBRATION]
-    source = Source(run.config.task, reference, calibration, vocabulary, perplexity, describe(run.config))
-    return table(write_bundle(source, target, wanted(formats, precisions, profiles)))
+    return Source(run.config.task, reference, run.tokens("train")[:CALIBRATION], vocabulary, perplexity, describe(run.config))
+
+
+def _of_classifier(run: Run) -> Source:
+    coder = Coder.load(run.path)
+    train, examples = (Sequences.load(run.path / f"{part}_examples.npz") for part in ("train", run.held_out))
+    network = Network.of(coder.fitting(run.load_model()))
+    reference = Reference(network, np.concatenate(examples.inputs), examples=examples)
+    perplexity = math.exp(run.metrics[run.held_out]["nats_per_label"]["value"])
+    calibration = np.concatenate(train.first(CALIBRATION).inputs)
+    about = f"Tells {len(coder.classes)} classes of sequences apart: {', '.join(coder.classes[:30])}. {_made(run.config)}"
+    return Source("classify", reference, calibration, coder.vocabulary, perplexity, about, coder.classes)
+
+
+def _fitting(source: Source, artifacts: list[Artifact]) -> list[Artifact]:
+    """The artifacts that a model can have."""
+    spec = source.reference.spec
+    if spec.both_ways:
+        return of_sequences(artifacts)
+    if spec.last_only:
+        return [replace(a, signatures=tuple(name for name in a.signatures if name != PREFILL)) for a in artifacts]
+    return artifacts
 
 
 def describe(config: Config) -> str:
     """What a run is, for people."""
+    return f"Predicts the next {config.task.removeprefix('next-')} of a text. {_made(config)}"
+
+
+def _made(config: Config) -> str:
     m, data = config.model, config.data.data
-    of = Path(data).name if data else "the conversations of chitchat-dataset"
-    unit = config.task.removeprefix("next-")
-    return f"Predicts the next {unit} of a text. Cell {m.cell}, {m.layers} × {m.units} units; trained on {of}."
+    default = "the sentences of chatterbot-corpus" if config.task == "classify" else "the conversations of chitchat-dataset"
+    return f"Cell {m.cell}, {m.layers} × {m.units} units; trained on {Path(data).name if data else default}."
 
 
 def source_of(
@@ -73,8 +105,7 @@ def convert(
         raise UsageError(f"formats must name what to write, among {', '.join(FORMATS)}. Received: none")
     check_wanted(formats, precisions, profiles)
     check_target(target, "directory", "manifest.json", overwrite)
-    artifacts = wanted(formats, precisions, profiles)
-    return write_bundle(source, target, of_sequences(artifacts) if source.reference.spec.both_ways else artifacts)
+    return write_bundle(source, target, _fitting(source, wanted(formats, precisions, profiles)))
 
 
 def _random_inputs(network: Network) -> Array:

@@ -11,7 +11,7 @@ from tensorflow.compiler.tf2xla.python.xla import dynamic_update_slice
 
 from export.network import Network
 from export.spec import PREFILL, SEQUENCE, SEQUENCE_LENGTHS, STEP, Signature, Spec
-from export.stages import Drive, Recurrent
+from export.stages import Drive, Recurrent, last
 from seqapp.cells import States, Tensor, by_halves
 
 Body = Callable[[Tensor, States], tuple[Tensor, States]]
@@ -25,6 +25,14 @@ def plain_functions(network: Network, spec: Spec) -> dict[str, Any]:
     """The signatures as Keras runs them."""
     if network.both_ways:
         return _of_sequences(network, spec, Recurrent.whole, network.finish)
+
+    def at_ends(x: Tensor, lengths: Tensor, states: States) -> tuple[Tensor, States]:
+        mask = tf.sequence_mask(lengths, tf.shape(x)[1])
+        y, states = network.run(lambda stage, x, own: stage.whole(x, own, mask), x, states)
+        return network.finish(y[:, -1]), states
+
+    if spec.last_only:
+        return _of_ends(network, spec, at_ends)
 
     def prefill(x: Tensor, states: States) -> tuple[Tensor, States]:
         y, states = network.run(Recurrent.whole, x, states)
@@ -43,6 +51,19 @@ def builtin_functions(network: Network, spec: Spec) -> dict[str, Any]:
 
     if network.both_ways:
         return _of_sequences(network, spec, _loop_in_blocks, finish)
+
+    def at_ends(x: Tensor, lengths: Tensor, states: States) -> tuple[Tensor, States]:
+        # What is left of each sequence goes along as a state of its own.
+        y, (*states, _) = _in_blocks(living, network.width, BLOCKS)(x, [*states, lengths[:, None]])
+        return network.finish(last(y, lengths)), states
+
+    def living(x: Tensor, given: States) -> tuple[Tensor, States]:
+        *states, left = given
+        y, states = network.run(lambda stage, x, own: _loop(stage, x, own, left), x, states)
+        return y, [*states, left - tf.shape(x)[1]]
+
+    if spec.last_only:
+        return _of_ends(network, spec, at_ends)
 
     def layers(x: Tensor, states: States) -> tuple[Tensor, States]:
         return network.run(_loop, x, states)
@@ -67,6 +88,17 @@ def _of_sequences(network: Network, spec: Spec, drive: Drive, finish: Callable[[
     return {SEQUENCE: _concrete(named, spec.signatures[SEQUENCE])}
 
 
+def _of_ends(network: Network, spec: Spec, at_ends: Callable[..., tuple[Tensor, States]]) -> dict[str, Any]:
+    """The signatures of a network whose sequences have one output each, at their ends."""
+
+    def named(**given: Tensor) -> dict[str, Tensor]:
+        states = [given[state.input] for state in spec.states]
+        return _named(spec, *at_ends(given[spec.input], given[SEQUENCE_LENGTHS], states))
+
+    sequence = _concrete(named, spec.signatures[SEQUENCE])
+    return {**_functions({STEP: network.step}, spec), SEQUENCE: sequence}
+
+
 def _functions(bodies: dict[str, Body], spec: Spec) -> dict[str, Any]:
     return {name: function(body, spec.signatures[name], spec) for name, body in bodies.items()}
 
@@ -75,10 +107,13 @@ def function(body: Body, signature: Signature, spec: Spec) -> Any:
     """A concrete function with the signature's names, its shapes free where the signature names an axis."""
 
     def named(**given: Tensor) -> dict[str, Tensor]:
-        result, states = body(given[spec.input], [given[state.input] for state in spec.states])
-        return {spec.output: result, **{state.output: value for state, value in zip(spec.states, states, strict=True)}}
+        return _named(spec, *body(given[spec.input], [given[state.input] for state in spec.states]))
 
     return _concrete(named, signature)
+
+
+def _named(spec: Spec, result: Tensor, states: States) -> dict[str, Tensor]:
+    return {spec.output: result, **{state.output: value for state, value in zip(spec.states, states, strict=True)}}
 
 
 def _concrete(function: Callable[..., dict[str, Tensor]], signature: Signature) -> Any:
@@ -89,8 +124,11 @@ def _concrete(function: Callable[..., dict[str, Tensor]], signature: Signature) 
     return tf.function(function, autograph=False).get_concrete_function(**specs)
 
 
-def _loop(stage: Recurrent, x: Tensor, states: States) -> tuple[Tensor, States]:
-    """A cell over x (B, T, F): the input half of the product at once, where the cell has it apart; the rest step by step."""
+def _loop(stage: Recurrent, x: Tensor, states: States, left: Tensor | None = None) -> tuple[Tensor, States]:
+    """A cell over x (B, T, F): the input half of the product at once, where the cell has it apart; the rest step by step.
+
+    Where no more than `left` (B, 1) timesteps are left of a sequence, its states then stay as they are.
+    """
     step, prepared = stage.step, x
     if by_halves(stage.cell):
         rows = stage.cell.project(tf.reshape(x, [-1, x.shape[-1]]))
@@ -99,7 +137,10 @@ def _loop(stage: Recurrent, x: Tensor, states: States) -> tuple[Tensor, States]:
     def body(k: Tensor, states: States) -> tuple[Tensor, States]:
         # A gather, not a slice: the shapes in the loop are then known before it runs, and LiteRT plans its memory once.
         y, after = step(tf.gather(prepared, k, axis=1), states)
-        return tf.expand_dims(y, 1), keras.tree.flatten(after)
+        after = keras.tree.flatten(after)
+        if left is not None:
+            after = [tf.where(k < left, new, old) for new, old in zip(after, states, strict=True)]
+        return tf.expand_dims(y, 1), after
 
     return _collect(body, tf.shape(x)[1], 1, tf.shape(x)[:1], stage.width, states)
 

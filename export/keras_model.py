@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from seqapp.classifier import Classifier
 from seqapp.errors import UsageError
 from seqapp.step import Array
 
@@ -68,8 +69,9 @@ def fixed_length(model: Any) -> int | None:
 def output(model: Any, x: Array) -> Array:
     """The first output of a model for x (1, T) or (1, T, F), from its first states; the model is left as it was."""
     rows = getattr(model, "input_shape", (None,))[0] or 1
+    given = np.repeat(x, rows, axis=0)
     with _as_it_was(model):
-        found = model(np.repeat(x, rows, axis=0), training=False)
+        found = model([given, np.full(rows, x.shape[1])] if isinstance(model, Classifier) else given, training=False)
     return np.asarray(found[0] if isinstance(found, (tuple, list)) else found)[:1]
 
 

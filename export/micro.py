@@ -133,7 +133,7 @@ def open_micro(path: Path, spec: Spec) -> Runner:
         interpreter.invoke()
         return {tensor.name: interpreter.get_output(number) for number, tensor in enumerate(signature.outputs)}
 
-    return Runner(spec, {STEP: step})
+    return Runner(spec, {STEP: step}, largest_batch=1)
 
 
 def described(content: bytes) -> dict[str, Any]:

@@ -7,6 +7,7 @@ nothing is copied, and nothing of the model is changed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,12 +17,13 @@ import keras
 from keras import layers, ops
 
 from export.keras_model import in_float64, layers_of
-from export.stages import MERGES, Affine, Both, Drive, Lookup, Pointwise, Recurrent, Stage
+from export.stages import MERGES, Affine, Both, Drive, Lookup, Pointwise, Recurrent, Scaled, Stage
 from seqapp.cells import States, Tensor
+from seqapp.classifier import Classifier
 from seqapp.errors import UsageError
 from seqapp.model import SequenceModel
 
-LOGITS, OUTPUTS = "logits", "outputs"
+LOGITS, CLASS_LOGITS, OUTPUTS = "logits", "class_logits", "outputs"
 # Layers that look at the last axis alone, and those that do nothing once training is over.
 POINTWISE = (
     layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.PReLU, layers.Softmax, layers.Rescaling,
@@ -40,7 +42,8 @@ class Network:
     """Stages in a chain, from tokens (B,) or features (B, F) of one timestep to `output`.
 
     It has what `seqapp.step.KerasStepper` needs of a model. With `last_only`, the model behind it gives the output of the last
-    timestep alone; with `softmax_left_out`, it gives probabilities, and the chain their logits.
+    timestep alone, and with `of_ends` its files do so too; with `softmax_left_out`, it gives probabilities, and the chain their
+    logits.
     """
 
     model: Any
@@ -49,10 +52,11 @@ class Network:
     output: str = LOGITS
     last_only: bool = False
     softmax_left_out: bool = False
+    of_ends: bool = False
 
     @classmethod
     def of(cls, model: Any, output: str | None = None) -> Network:
-        """The chain of a `SequenceModel`, a `keras.Sequential` or a functional model whose layers follow one another.
+        """The chain of a model of seqapp's own, a `keras.Sequential` or a functional model whose layers follow one another.
 
         `output` names the result; where the name ends in "logits", a softmax at the end is left out. By default it is `logits`
         for a model of tokens or one with such a softmax, else `outputs`.
@@ -62,6 +66,9 @@ class Network:
         """
         if isinstance(model, SequenceModel):
             return cls(model, tuple(_of_sequence_model(model)))
+        if isinstance(model, Classifier):
+            features, last_only = None if model.vocabulary_size else len(model.mean), not model.each_timestep
+            return cls(model, tuple(_of_classifier(model)), features, CLASS_LOGITS, last_only, of_ends=last_only)
         chain = layers_of(model)
         if not model.built:
             raise UsageError("The model has no weights yet: begin it with a keras.Input, or call it once.")
@@ -165,7 +172,7 @@ class Network:
     def in_float64(self) -> Network:
         """The same chain over a copy of the model that computes in float64."""
         cells = _cells(self.stages)
-        if isinstance(self.model, SequenceModel):
+        if isinstance(self.model, (SequenceModel, Classifier)):
             return Network.of(in_float64(self.model, cells))
         copy = in_float64(self.model, [*layers_of(self.model), *cells])
         stages, _ = _stages(layers_of(copy))
@@ -178,6 +185,18 @@ def _of_sequence_model(model: SequenceModel) -> list[Stage]:
         stages.append(Affine(model.projection.kernel))
     kernel = model.embedding.embeddings if model.tied else model.output_kernel
     return [*stages, Affine(kernel, model.output_bias, transposed=model.tied)]
+
+
+def _of_classifier(model: Classifier) -> list[Stage]:
+    first = Lookup(model.first.embeddings) if model.vocabulary_size else _scaled(model)
+    ahead = [Recurrent(layer.cell) for layer in model.ahead]
+    back = [Recurrent(layer.cell) for layer in model.back]
+    over_time = [Both([one], [other], "concat") for one, other in zip(ahead, back, strict=True)] if back else ahead
+    return [first, *over_time, Affine(model.head.kernel, model.head.bias)]
+
+
+def _scaled(model: Classifier) -> Scaled:
+    return Scaled(tuple(model.mean), tuple(math.sqrt(value) for value in model.variance))
 
 
 def _stages(chain: Sequence[Any]) -> tuple[list[Stage], bool]:

@@ -35,7 +35,7 @@ def write_onnx(network: Network, spec: Spec, path: Path, precision: str = "float
             x, width = both(graph, stage, name, x, width, ends), stage.width
         elif isinstance(stage, Recurrent):
             carried = None if spec.both_ways else [(s.input, s.output) for s in islice(states, len(stage.sizes))]
-            x, width = ahead(graph, stage, name, x, width, carried), stage.width
+            x, width = ahead(graph, stage, name, x, width, carried, spec.last_only), stage.width
             x = last(graph, x) if ends else x
         else:
             x, width = graph.stage(stage, x, width)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.onnx_translation import Translated, translate
-from export.stages import Affine, Lookup
+from export.stages import Affine, Lookup, Scaled
 
 Array = NDArray[Any]
 
@@ -48,6 +48,12 @@ class Graph:
     def integers(self, *values: int) -> str:
         return self.constant(np.array(values, np.int64), "integers")
 
+    def scalar(self, value: int) -> str:
+        name = f"scalar_{value}"
+        if all(weight.name != name for weight in self.weights):
+            self.weights.append(numpy_helper.from_array(np.array(value, np.int64), name))
+        return name
+
     def weight(self, value: Any, name: str, axis: int) -> str:
         """A weight of two axes in the graph's precision; int8 has a scale for each index of `axis`.
 
@@ -64,6 +70,9 @@ class Graph:
         if isinstance(stage, Lookup):
             table = _array(stage.table)
             return self.add("Gather", [self.weight(table, "table", 0), x]), table.shape[1]
+        if isinstance(stage, Scaled):
+            mean, deviation = (self.constant(np.array(v, np.float32)) for v in (stage.mean, stage.deviation))
+            return self.add("Div", [self.add("Sub", [x, mean]), deviation]), width
         if not isinstance(stage, Affine):
             return self.inlined(stage, x, width, "pointwise")
         x, width = self.add("MatMul", [x, self.kernel(stage)]), _array(stage.kernel).shape[0 if stage.transposed else 1]

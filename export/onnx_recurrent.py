@@ -25,12 +25,15 @@ Carried = list[tuple[str, str]]  # the names of each state (B, U), before the fi
 OF_ACTIVATIONS = ("activations", "activation_alpha", "activation_beta")  # attributes that list something for each direction
 
 
-def ahead(graph: Graph, stage: Recurrent, name: str, x: str, width: int, carried: Carried | None) -> str:
-    """x (T, B, F) -> (T, B, U), from the states that are carried in, or else from the first ones."""
+def ahead(graph: Graph, stage: Recurrent, name: str, x: str, width: int, carried: Carried | None, to_ends: bool = False) -> str:
+    """x (T, B, F) -> (T, B, U), from the states that are carried in, or else from the first ones.
+
+    With `to_ends`, the states that are carried out are those where each sequence ends.
+    """
     form = native(stage.cell)
     if form is None:
-        return _scan(graph, stage, name, x, width, carried)
-    return graph.add("Squeeze", [_native(graph, [stage], [form], name, x, carried), graph.integers(1)])
+        return _scan(graph, stage, name, x, width, carried, to_ends and carried is not None)
+    return graph.add("Squeeze", [_native(graph, [stage], [form], name, x, carried, to_ends), graph.integers(1)])
 
 
 def both(graph: Graph, stage: Both, name: str, x: str, width: int, last_only: bool) -> str:
@@ -92,13 +95,21 @@ def _units(form: Native) -> int:
     return next(gate.shape[0] for gate in form.r if gate is not None)
 
 
-def _native(graph: Graph, stages: list[Recurrent], forms: list[Native], name: str, x: str, carried: Carried | None) -> str:
+def _native(
+    graph: Graph,
+    stages: list[Recurrent],
+    forms: list[Native],
+    name: str,
+    x: str,
+    carried: Carried | None,
+    to_ends: bool = True,
+) -> str:
     """One operator of one direction or of two, which read up to each sequence's length: (T, B, F) -> (T, directions, B, U)."""
     weights = [
         _joined(graph, [_gates(graph, gates, f"{name}_{kind}") for gates in of_forms])
         for kind, of_forms in (("w", [form.w for form in forms]), ("r", [form.r for form in forms]))
     ]
-    lengths, direction = (SEQUENCE_LENGTHS, "bidirectional") if len(forms) == 2 else ("", "forward")
+    lengths, direction = SEQUENCE_LENGTHS if to_ends else "", "bidirectional" if len(forms) == 2 else "forward"
     before, after = _states(graph, stages, name, carried)
     y = f"{name}_outputs"
     inputs = [x, *weights, _biases(graph, forms, f"{name}_b"), lengths, *before]
@@ -170,7 +181,7 @@ def _biases(graph: Graph, forms: list[Native], name: str) -> str:
     return graph.constant(np.stack(rows), name)
 
 
-def _scan(graph: Graph, stage: Recurrent, name: str, x: str, width: int, carried: Carried | None) -> str:
+def _scan(graph: Graph, stage: Recurrent, name: str, x: str, width: int, carried: Carried | None, to_ends: bool = False) -> str:
     """A Scan over the timesteps, around the cell's own step; the input half of its product at once, where it is apart."""
     step = stage.step
     if by_halves(stage.cell):
@@ -184,17 +195,37 @@ def _scan(graph: Graph, stage: Recurrent, name: str, x: str, width: int, carried
     sizes = stage.sizes
     inputs = [*(f"{name}_before_{i}" for i in range(len(sizes))), f"{name}_now"]
     body = translate(flat, inputs, [[None, n] for n in (*sizes, width)], name, OPSET)
+    nodes, made, scanned = [graph.with_weights(node, body) for node in body.nodes], list(body.outputs), [x]
+    given = [_float(n, (None, size)) for n, size in zip(inputs, (*sizes, width), strict=True)]
+    if to_ends:
+        # Behind the end of a sequence its states stay as they are.
+        going, kept = f"{name}_going", [f"{name}_kept_{i}" for i in range(len(sizes))]
+        nodes += [
+            helper.make_node("Where", [going, new, old], [result])
+            for new, old, result in zip(body.outputs[:-1], inputs[:-1], kept, strict=True)
+        ]
+        made, scanned = [*kept, body.outputs[-1]], [x, _going(graph, x)]
+        given.append(helper.make_tensor_value_info(going, TensorProto.BOOL, (None, 1)))
     inner = helper.make_graph(
-        [graph.with_weights(node, body) for node in body.nodes],
-        name,
-        [_float(n, (None, size)) for n, size in zip(inputs, (*sizes, width), strict=True)],
-        [_float(n, (None, size)) for n, size in zip(body.outputs, (*sizes, stage.width), strict=True)],
+        nodes, name, given, [_float(n, (None, size)) for n, size in zip(made, (*sizes, stage.width), strict=True)]
     )
     y = f"{name}_outputs"
     carried = carried or [(_repeated(graph, v), f"{name}_after_{i}") for i, v in enumerate(_first_states(stage))]
-    before, after = [given for given, _ in carried], [made for _, made in carried]
-    graph.nodes.append(helper.make_node("Scan", [*before, x], [*after, y], body=inner, num_scan_inputs=1))
+    before, after = [name for name, _ in carried], [name for _, name in carried]
+    inner_inputs = [*before, *scanned]
+    graph.nodes.append(helper.make_node("Scan", inner_inputs, [*after, y], body=inner, num_scan_inputs=len(scanned)))
     return y
+
+
+def _going(graph: Graph, x: str) -> str:
+    """Whether a sequence has not ended yet (T, B, 1), for x (T, B, F)."""
+    count = graph.add("Squeeze", [graph.add("Slice", [graph.add("Shape", [x]), graph.integers(0), graph.integers(1)])])
+    numbers = graph.add("Range", [graph.scalar(0), count, graph.scalar(1)])
+    lengths = graph.add("Cast", [SEQUENCE_LENGTHS], to=TensorProto.INT64)
+    return graph.add(
+        "Less",
+        [graph.add("Unsqueeze", [numbers, graph.integers(1, 2)]), graph.add("Unsqueeze", [lengths, graph.integers(0, 2)])],
+    )
 
 
 def _runs(gates: Gates) -> list[tuple[bool, list[Any]]]:

@@ -64,7 +64,8 @@ def spec_of(bundle: Path, content: dict[str, Any]) -> Spec:
         (output,) = outputs.keys() - {s["output"] for s in content["states"]}
         features = index(inputs[FEATURES][-1]) if FEATURES in inputs else None
         both_ways = STEP not in content["signatures"]
-        last_only = both_ways and TIME not in outputs[output]
+        made = [t["shape"] for t in content["signatures"].get(SEQUENCE, {"outputs": []})["outputs"] if t["name"] == output]
+        last_only = bool(made) and TIME not in made[0]
         spec = Spec(index(outputs[output][-1]), states, features, output, both_ways, last_only)
         if [(s["input"], s["output"]) for s in content["states"]] != [(state.input, state.output) for state in states]:
             raise ValueError(f"its states should be named {[state.input for state in states]} and so on, in their order")
@@ -99,6 +100,19 @@ def vocabulary_of(bundle: Path, content: dict[str, Any]) -> File | None:
     with _damage(bundle):
         entry = content.get("vocabulary")
         return None if entry is None else File(entry["path"], entry.get("bytes"), entry.get("sha256"))
+
+
+def classes_of(bundle: Path, content: dict[str, Any], spec: Spec) -> tuple[str, ...]:
+    """What the outputs of a classifier mean, one name each; of another model, nothing.
+
+    Raises:
+        UsageError: the manifest is damaged.
+    """
+    with _damage(bundle):
+        classes = tuple(map(str, content.get("classes", ())))
+        if classes and len(classes) != spec.output_size:
+            raise ValueError(f"it names {len(classes)} classes, and the model has {spec.output_size}")
+        return classes
 
 
 def checked(bundle: Path, file: File) -> Path:

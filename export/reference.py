@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ from export.artifact import BATCHES
 from export.network import Network
 from export.spec import Spec
 from export.stages import Recurrent
+from seqapp.classify import SCORED, log_probabilities
 from seqapp.errors import UsageError
-from seqapp.scoring import Scores, score_targets
+from seqapp.scoring import Metrics, Scores, metrics, score_targets
+from seqapp.sequences import Sequences
 from seqapp.step import Array, KerasStepper, Stepper, log_softmax
 
 TOLERANCE = 1e-5
@@ -28,15 +30,24 @@ QUALITY = 20_000  # timesteps that quantized files are judged on
 
 
 class Reference:
-    """A network and what it gives for `inputs`, tokens (N,) or features (N, F) in their order, and `targets` (N,), if any.
+    """A network and what it gives for `inputs`, tokens (N,) or features (N, F) in their order, and `targets` (N,), if any; or
+    for `examples`, whole sequences with the numbers of their classes.
 
     Its own distance from the same model in float64 says how far rounding alone carries: the tolerance is 1e-5, or four times
     that distance where the network amplifies rounding more.
     """
 
-    def __init__(self, network: Network, inputs: Array, targets: Array | None = None, unit: str = "word") -> None:
+    def __init__(
+        self,
+        network: Network,
+        inputs: Array,
+        targets: Array | None = None,
+        unit: str = "word",
+        examples: Sequences | None = None,
+    ) -> None:
         self.network, self.spec = network, Spec.of(network)
         self.inputs, self.targets, self.unit = np.asarray(inputs, self.spec.input_dtype), targets, unit
+        self.examples = examples
         # Three rows of the data that differ; short data are repeated.
         rows, count = max(BATCHES), len(inputs)
         picks = [np.arange(row * count // rows, row * count // rows + STEPS) % count for row in range(rows)]
@@ -64,10 +75,42 @@ class Reference:
 
     @cached_property
     def scores(self) -> Scores:
-        """Log-probability and rank of the first targets, by Keras."""
+        """Log-probability and rank of the first targets, or of those of the first examples, by Keras."""
         return self.score(self.keras, QUALITY)
 
+    @property
+    def judged(self) -> bool:
+        """Whether there is something to be right about."""
+        return self.targets is not None or self.examples is not None
+
+    def metrics(self, scores: Scores) -> Metrics:
+        if self.examples is None:
+            return metrics(*scores, self.unit)
+        logs, ranks = scores
+        return {
+            "accuracy": {"value": float((ranks < 1).mean()), "unit": "fraction", "count": len(logs)},
+            "nats_per_label": {"value": -float(logs.mean()), "unit": "nats", "count": len(logs)},
+        }
+
+    def _score_examples(self, model: Stepper, count: int) -> Scores:
+        """Of the first examples, which have about so many timesteps."""
+        assert self.examples is not None
+        some, size = self.examples.first(count), getattr(model, "largest_batch", SCORED)
+        rows = [np.atleast_2d(row) for row in log_probabilities(partial(self.classified, model), some, size)]
+        logs, labels = np.concatenate(rows), np.concatenate([np.atleast_1d(label) for label in some.labels])
+        own = np.take_along_axis(logs, labels[:, None], 1)
+        return own[:, 0], (~(logs <= own)).sum(-1)
+
+    def classified(self, model: Stepper, x: Array, lengths: Array) -> Array:
+        """The output (B, V) of padded sequences, or (B, T, V) where there is one for each timestep."""
+        if hasattr(model, "sequences"):
+            return model.sequences(x, lengths)
+        y, _ = model.sequence(x, model.initial_states(len(x)))
+        return y[np.arange(len(x)), lengths - 1] if self.spec.last_only else y
+
     def score(self, model: Stepper, count: int) -> Scores:
+        if self.examples is not None:
+            return self._score_examples(model, count)
         if self.targets is None:
             raise ValueError("there are no targets to score")
         logs, ranks = score_targets(model, self.inputs[None, :count], self.targets[None, :count])
@@ -120,10 +163,10 @@ class Reference:
 
 
 def _stepper(network: Network, spec: Spec) -> Stepper:
-    return Sequences(network, spec.features) if spec.both_ways else KerasStepper(network, spec.features)
+    return KerasSequences(network, spec.features) if spec.both_ways else KerasStepper(network, spec.features)
 
 
-class Sequences:
+class KerasSequences:
     """A network that reads both ways, in Keras, as a stepper without states: each call of `sequence` takes whole sequences."""
 
     def __init__(self, network: Network, features: int | None) -> None:
@@ -143,7 +186,10 @@ class Sequences:
         raise TypeError("a network that reads both ways has no step")
 
     def sequence(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
-        return np.asarray(self._sequences(np.asarray(tokens, self.kind), np.full(len(tokens), tokens.shape[1], np.int32))), []
+        return self.sequences(tokens, np.full(len(tokens), tokens.shape[1])), []
+
+    def sequences(self, tokens: Array, lengths: Array) -> Array:
+        return np.asarray(self._sequences(np.asarray(tokens, self.kind), np.asarray(lengths, np.int32)))
 
 
 def differences(a: tuple[Array, list[Array]], b: tuple[Array, list[Array]]) -> tuple[float, float]:

@@ -20,11 +20,11 @@ class Runner:
     """A file's signatures as functions from named arrays to named arrays: tokens, or features with one more axis, come in.
 
     A file of `step` alone does the rest step by step. One that reads both ways has no states, and takes each call of `sequence`
-    for whole sequences.
+    for whole sequences; one with an output for each sequence gives (B, V) there.
     """
 
-    def __init__(self, spec: Spec, functions: dict[str, Callable[[Feed], Feed]]) -> None:
-        self.spec, self.functions = spec, functions
+    def __init__(self, spec: Spec, functions: dict[str, Callable[[Feed], Feed]], largest_batch: int = 64) -> None:
+        self.spec, self.functions, self.largest_batch = spec, functions, largest_batch
 
     def initial_states(self, batch_size: int) -> list[Array]:
         return list(self.spec.initial_states(batch_size))
@@ -32,11 +32,13 @@ class Runner:
     def step(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
         return self._run(STEP, tokens, states)
 
-    def sequence(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
-        if self.spec.both_ways:
-            return self.sequences(tokens, np.full(len(tokens), tokens.shape[1])), []
+    def sequence(self, tokens: Array, states: Sequence[Array], lengths: Array | None = None) -> tuple[Array, list[Array]]:
+        """Where the file takes `lengths` (B,), each sequence is as long as the tokens unless they are given."""
         if SEQUENCE in self.functions:
-            return self._run(SEQUENCE, tokens, states)
+            if not self.spec.takes_lengths:
+                return self._run(SEQUENCE, tokens, states)
+            ends = _ends(tokens, np.full(len(tokens), tokens.shape[1]) if lengths is None else lengths)
+            return self._run(SEQUENCE, tokens, states, {SEQUENCE_LENGTHS: ends})
         results, after = [], list(states)
         for column in np.swapaxes(tokens, 0, 1):
             result, after = self.step(column, after)
@@ -45,26 +47,37 @@ class Runner:
 
     def sequences(self, tokens: Array, lengths: Array) -> Array:
         """tokens (B, T) of sequences that end after `lengths` (B,) -> logits (B, V), or (B, T, V), which mean nothing from the
-        length on; of a file that reads both ways.
+        length on.
+
+        Raises:
+            ValueError: a length is not between 1 and T.
         """
-        tokens, lengths = np.asarray(tokens, self.spec.input_dtype), np.asarray(lengths, np.int32)
-        # LiteRT would read what lies before a sequence.
-        if lengths.shape != tokens.shape[:1] or not ((lengths >= 1) & (lengths <= tokens.shape[1])).all():
-            raise ValueError(f"lengths must be {len(tokens)} numbers from 1 to {tokens.shape[1]}. Received: {lengths.tolist()}")
-        feed = {self.spec.input: tokens, SEQUENCE_LENGTHS: lengths}
-        return self.functions[SEQUENCE](feed)[self.spec.output]
+        tokens = np.asarray(tokens)
+        ends = _ends(tokens, lengths)
+        result, _ = self.sequence(tokens, self.initial_states(len(tokens)), ends)
+        return result[np.arange(len(tokens)), ends - 1] if self.spec.last_only and result.ndim == 3 else result
 
     def prefill(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
         """tokens int32 (B, T) and states -> logits float32 (B, V) of the last timestep, and states."""
         if PREFILL in self.functions:
             return self._run(PREFILL, tokens, states)
         result, after = self.sequence(tokens, states)
-        return result[:, -1], after
+        return result[:, -1] if result.ndim == 3 else result, after
 
-    def _run(self, signature: str, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
+    def _run(
+        self, signature: str, tokens: Array, states: Sequence[Array], more: Feed | None = None
+    ) -> tuple[Array, list[Array]]:
         feed = {state.input: np.asarray(value) for state, value in zip(self.spec.states, states, strict=True)}
-        result = self.functions[signature]({self.spec.input: np.asarray(tokens, self.spec.input_dtype), **feed})
+        result = self.functions[signature]({self.spec.input: np.asarray(tokens, self.spec.input_dtype), **feed, **(more or {})})
         return result[self.spec.output], [result[state.output] for state in self.spec.states]
+
+
+def _ends(tokens: Array, lengths: Array) -> Array:
+    """Lengths as a file takes them; LiteRT would read what lies before a sequence."""
+    ends = np.asarray(lengths, np.int32)
+    if ends.shape != tokens.shape[:1] or not ((ends >= 1) & (ends <= tokens.shape[1])).all():
+        raise ValueError(f"lengths must be {len(tokens)} numbers from 1 to {tokens.shape[1]}. Received: {ends.tolist()}")
+    return ends
 
 
 def open_saved_model(path: Path, spec: Spec) -> Runner:
@@ -111,8 +124,9 @@ def open_onnx(path: Path, spec: Spec, threads: int = 1) -> Runner:
         return dict(zip(names, session.run(names, feed), strict=True))
 
     def step(feed: Feed) -> Feed:
-        result = sequence({**feed, spec.input: feed[spec.input][:, None]})
-        return {**result, spec.output: result[spec.output][:, 0]}
+        lengths = {SEQUENCE_LENGTHS: np.ones(len(feed[spec.input]), np.int32)} if spec.takes_lengths else {}
+        result = sequence({**feed, **lengths, spec.input: feed[spec.input][:, None]})
+        return result if spec.last_only else {**result, spec.output: result[spec.output][:, 0]}
 
     return Runner(spec, {STEP: step, SEQUENCE: sequence})
 

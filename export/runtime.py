@@ -19,7 +19,7 @@ from export.runners import OPENERS, Runner
 from export.session import Session
 from export.spec import TOKENS, Spec
 from seqapp.errors import UsageError, need
-from seqapp.step import Array
+from seqapp.step import Array, log_softmax
 from seqapp.vocabulary import Vocabulary
 
 # The format that each engine runs and the package it comes in, in the order they are tried. The extras bear the same names.
@@ -41,9 +41,10 @@ def load(bundle: str | Path, engine: str | None = None, precision: str = "float3
     content = reading.read(bundle)
     spec = reading.spec_of(bundle, content)
     file = _choose(bundle, reading.files_of(bundle, content), engine, precision)
-    vocabulary = _vocabulary(bundle, reading.vocabulary_of(bundle, content), spec)
+    classes = reading.classes_of(bundle, content, spec)
+    vocabulary = _vocabulary(bundle, reading.vocabulary_of(bundle, content), spec, classes)
     runner = _opened(reading.checked(bundle, file), file.format, spec)
-    return Model(runner, vocabulary, bytes.fromhex(str(file.sha256)))
+    return Model(runner, vocabulary, bytes.fromhex(str(file.sha256)), classes)
 
 
 class Model:
@@ -54,10 +55,11 @@ class Model:
     Attributes:
         vocabulary: how text becomes tokens; None where the bundle has none or takes no tokens.
         identity: the SHA-256 of the file, 32 bytes.
+        classes: what the outputs of a classifier mean; of another model, nothing.
     """
 
-    def __init__(self, runner: Runner, vocabulary: Vocabulary | None, identity: bytes) -> None:
-        self.runner, self.vocabulary, self.identity = runner, vocabulary, identity
+    def __init__(self, runner: Runner, vocabulary: Vocabulary | None, identity: bytes, classes: tuple[str, ...] = ()) -> None:
+        self.runner, self.vocabulary, self.identity, self.classes = runner, vocabulary, identity, classes
 
     def initial_states(self, batch_size: int) -> list[Array]:
         """The states (B, U) before the first timestep."""
@@ -90,18 +92,40 @@ class Model:
         """A new stream.
 
         Raises:
-            UsageError: the model has no vocabulary, so it takes no text.
+            UsageError: the model has no vocabulary, so it takes no text, or it is a classifier.
         """
+        if self.classes:
+            raise UsageError("A classifier does not continue a text: use predict, or its step for a stream.")
         if self.vocabulary is None:
             methods = "sequences" if self.runner.spec.both_ways else "step and sequence"
             raise UsageError(f"The model has no vocabulary, it takes {self.runner.spec.input}: use its {methods}.")
         return Session(self.runner, self.vocabulary, self.identity)
 
     def predict(self, text: str, top: int = 3) -> list[tuple[str, float]]:
-        """The most likely tokens after a text that starts a stream, with their probabilities, as `Session.predict` has them."""
+        """The most likely tokens after a text that starts a stream, with their probabilities, as `Session.predict` has them.
+
+        Of a classifier, the most likely classes of the text.
+        """
+        if self.classes and self.vocabulary:
+            tokens = np.array([self.vocabulary.encode_whole(text)], np.int32)
+            return self.classify(tokens, np.array([tokens.shape[1]]), top)[0]
         session = self.session()
         session.feed(text)
         return session.predict(top)
+
+    def classify(self, tokens: Array, lengths: Array, top: int = 3) -> list[list[tuple[str, float]]]:
+        """The most likely classes, with their probabilities, of each of some sequences, as `sequences` takes them.
+
+        Raises:
+            UsageError: the model is no classifier of whole sequences.
+        """
+        if not self.classes or not self.runner.spec.last_only:
+            raise UsageError("The model is no classifier of whole sequences: use its step and sequence.")
+        if top < 1:
+            raise ValueError(f"top must be at least 1. Received: {top}")
+        p = np.exp(log_softmax(self.sequences(tokens, lengths).astype(np.float64)))
+        order = np.argsort(-p, axis=-1, kind="stable")[:, :top]
+        return [[(self.classes[i], float(row[i])) for i in best] for row, best in zip(p, order, strict=True)]
 
 
 def _choose(bundle: Path, files: list[File], engine: str | None, precision: str) -> File:
@@ -120,11 +144,11 @@ def _choose(bundle: Path, files: list[File], engine: str | None, precision: str)
     return installed[0]
 
 
-def _vocabulary(bundle: Path, file: File | None, spec: Spec) -> Vocabulary | None:
+def _vocabulary(bundle: Path, file: File | None, spec: Spec, classes: tuple[str, ...]) -> Vocabulary | None:
     if file is None or spec.input != TOKENS:
         return None
     vocabulary = Vocabulary.load(reading.checked(bundle, file))
-    if len(vocabulary) != spec.output_size:
+    if not classes and len(vocabulary) != spec.output_size:
         raise UsageError(
             f"{bundle}: the vocabulary has {len(vocabulary)} tokens and the model {spec.output_size}; "
             "they are not of the same export: copy the whole bundle again."

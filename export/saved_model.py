@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,17 @@ from seqapp.vocabulary import Vocabulary
 BESIDE = "loc:@"
 
 
-def write_saved_model(network: Network, spec: Spec, path: Path, vocabulary: Vocabulary | None = None) -> None:
-    """Writes the model to the directory `path`; with a vocabulary, there is a signature `serve` for text too."""
+def write_saved_model(
+    network: Network, spec: Spec, path: Path, vocabulary: Vocabulary | None = None, classes: Sequence[str] = ()
+) -> None:
+    """Writes the model to the directory `path`; with a vocabulary, there is a signature `serve` for text too.
+
+    Of a classifier, `serve` gives its `classes`; one that gives a class of each timestep has none.
+    """
     functions, text = plain_functions(network, spec), None
-    if vocabulary:
+    if vocabulary and (not classes or spec.last_only):
         text = TextGraph(vocabulary)
-        functions["serve"] = serve_function(text, _after_each(network)).get_concrete_function()
+        functions["serve"] = serve_function(text, _after_each(network), classes).get_concrete_function()
     save(network, functions, path, text)
     _shorten_names(path)
 
@@ -34,6 +39,8 @@ def _after_each(network: Network) -> Callable[[Any, Any], Any]:
     """The output (B, V) after the last token of each row of tokens (B, T), which has a length of its own."""
 
     def last(tokens: Any, lengths: Any) -> Any:
+        if network.both_ways:
+            return network.finish(network.sequences(Recurrent.whole, tokens, lengths))
         y, _ = network.run(Recurrent.whole, tokens, network.initial_states(tf.shape(tokens)[0]))
         return network.finish(tf.gather(y, lengths - 1, batch_dims=1))
 

@@ -23,7 +23,7 @@ class Source:
     """A model, what it is compared on, and what is said of it.
 
     `calibration` are inputs, in their order, that int8 learns its ranges from; `perplexity` is what is known of the model on
-    all inputs of the reference.
+    all inputs of the reference; `classes` are what its outputs mean, of a classifier.
     """
 
     task: str
@@ -32,6 +32,7 @@ class Source:
     vocabulary: Vocabulary | None = None
     perplexity: float | None = None
     description: str = ""
+    classes: tuple[str, ...] = ()
 
     @cached_property
     def tflite(self) -> bytes:
@@ -42,7 +43,7 @@ class Source:
         if artifact.profile == TRAINABLE:
             write_trainable(network, spec, path)
         elif artifact.format == "saved_model":
-            write_saved_model(network, spec, path, self.vocabulary)
+            write_saved_model(network, spec, path, self.vocabulary, self.classes)
         elif artifact.format == "onnx":
             write_onnx(network, spec, path, artifact.precision)
         elif artifact.profile == MICRO:

@@ -54,8 +54,8 @@ class Signature:
 class Spec:
     """A model of tokens, or of `features` numbers a timestep, to `output_size` numbers, with its states outside.
 
-    One that reads `both_ways` has no states: it takes whole sequences with their lengths, and gives an output for each timestep
-    or, with `last_only`, one for each sequence.
+    One that reads `both_ways` has no states: it takes whole sequences with their lengths. With `last_only`, `sequence` gives
+    one output for each sequence, at its end, and takes their lengths too: the states after it are those at the ends.
     """
 
     output_size: int
@@ -73,8 +73,13 @@ class Spec:
             for i, value in enumerate(stage.initial_states(1)):
                 role = "hc"[i] if i < 2 else f"state_{i}"
                 states.append(State(len(states), layer, role, tuple(np.asarray(value, np.float32)[0].tolist())))
-        of_sequences = network.both_ways and network.last_only
+        of_sequences = network.last_only and (network.both_ways or network.of_ends)
         return cls(network.output_size, tuple(states), network.features, network.output, network.both_ways, of_sequences)
+
+    @property
+    def takes_lengths(self) -> bool:
+        """Whether `sequence` wants to know where each sequence ends."""
+        return self.both_ways or self.last_only
 
     @property
     def input(self) -> str:
@@ -90,9 +95,10 @@ class Spec:
 
     @property
     def signatures(self) -> dict[str, Signature]:
-        if self.both_ways:
+        if self.takes_lengths:
             lengths = TensorSpec(SEQUENCE_LENGTHS, "int32", (BATCH,))
-            return {SEQUENCE: self._signature((BATCH, TIME), (BATCH,) if self.last_only else (BATCH, TIME), lengths)}
+            sequence = self._signature((BATCH, TIME), (BATCH,) if self.last_only else (BATCH, TIME), lengths)
+            return {SEQUENCE: sequence} if self.both_ways else {STEP: self._signature((BATCH,), (BATCH,)), SEQUENCE: sequence}
         return {
             STEP: self._signature((BATCH,), (BATCH,)),
             SEQUENCE: self._signature((BATCH, TIME), (BATCH, TIME)),

@@ -26,6 +26,17 @@ class Lookup:
 
 
 @dataclass(frozen=True, eq=False)
+class Scaled:
+    """x (..., F) -> (x - mean) / deviation, number by number."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x - tf.constant(self.mean, x.dtype)) / tf.constant(self.deviation, x.dtype)
+
+
+@dataclass(frozen=True, eq=False)
 class Affine:
     """x (..., F) -> f(x·K + b) (..., G), with K (F, G); transposed, the kernel is kept as (G, F)."""
 
@@ -79,15 +90,18 @@ class Recurrent:
         y, after = self.cell(x, states)
         return y, keras.tree.flatten(after)  # a cell of one state may return it bare
 
-    def whole(self, x: Tensor, states: States) -> tuple[Tensor, States]:
-        """x (B, T, F), states -> outputs (B, T, U), states: as Keras runs it."""
-        y, *after = self.layer(x, initial_state=list(states))
+    def whole(self, x: Tensor, states: States, mask: Tensor | None = None) -> tuple[Tensor, States]:
+        """x (B, T, F), states -> outputs (B, T, U), states: as Keras runs it.
+
+        Where a mask (B, T) is False, states and outputs stay what they were.
+        """
+        y, *after = self.layer(x, initial_state=list(states), mask=mask)
         return y, keras.tree.flatten(after)
 
     def along(self, drive: Drive, x: Tensor, lengths: Tensor, last_only: bool = False) -> Tensor:
         """x (B, T, F) -> outputs (B, T, U) from the first states on, or (B, U) where a sequence ends, after `lengths` (B,)."""
         y, _ = drive(self, x, self.initial_states(tf.shape(x)[0]))
-        return _last(y, lengths) if last_only else y
+        return last(y, lengths) if last_only else y
 
     @property
     def width(self) -> int:
@@ -133,12 +147,12 @@ class Both:
         for stage in self.back:
             back = stage.along(drive, back, lengths)
         back = tf.reverse_sequence(back, lengths, 1)
-        return MERGES[self.merge](_last(ahead, lengths), back[:, 0]) if last_only else MERGES[self.merge](ahead, back)
+        return MERGES[self.merge](last(ahead, lengths), back[:, 0]) if last_only else MERGES[self.merge](ahead, back)
 
 
-Stage = Lookup | Affine | Pointwise | Recurrent | Both
+Stage = Lookup | Scaled | Affine | Pointwise | Recurrent | Both
 
 
-def _last(y: Tensor, lengths: Tensor) -> Tensor:
+def last(y: Tensor, lengths: Tensor) -> Tensor:
     """y (B, T, U) -> (B, U) at the last timestep of each sequence."""
     return tf.reverse_sequence(y, lengths, 1)[:, 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -20,18 +20,26 @@ _LEADING, _VOWEL, _TRAILING, _SYLLABLE = 0x1100, 0x1161, 0x11A7, 0xAC00
 _LEADINGS, _VOWELS, _TRAILINGS, _SYLLABLES = 19, 21, 28, 11172
 
 
-def serve_function(text_graph: TextGraph, last_logits: Callable[[Tensor, Tensor], Tensor], top: int = 5) -> Any:
+def serve_function(
+    text_graph: TextGraph, last_logits: Callable[[Tensor, Tensor], Tensor], classes: Sequence[str] = (), top: int = 5
+) -> Any:
     """A `tf.function` for the signature `serve`: `text` string (B,) -> `words` string and `probabilities` float32 (B, top).
 
     `last_logits` takes tokens int32 (B, T) and lengths int32 (B,), at least 1, and returns the logits (B, V) after the last
-    token of each row. The `tf.Module` that is saved must hold `text_graph` as an attribute, for its tables.
+    token of each row; of a classifier, those of its `classes`, which it gives then instead of words. The `tf.Module` that is
+    saved must hold `text_graph` as an attribute, for its tables.
     """
 
     def serve(text: Tensor) -> dict[str, Tensor]:
         words, probabilities = text_graph.best(last_logits(*text_graph.tokenize(text)), top)
         return {"words": words, "probabilities": probabilities}
 
-    return tf.function(serve, input_signature=[tf.TensorSpec([None], tf.string, name="text")], autograph=False)
+    def classify(text: Tensor) -> dict[str, Tensor]:
+        likely = tf.math.top_k(tf.nn.softmax(last_logits(*text_graph.tokenize_whole(text))), min(top, len(classes)))
+        return {"classes": tf.gather(tf.constant(list(classes)), likely.indices), "probabilities": likely.values}
+
+    signature = [tf.TensorSpec([None], tf.string, name="text")]
+    return tf.function(classify if classes else serve, input_signature=signature, autograph=False)
 
 
 class TextGraph(tf.Module):
@@ -53,7 +61,18 @@ class TextGraph(tf.Module):
         A row is the end of the line before, then the text as `Vocabulary.prompt` has it.
         """
         # The newline is that end.
-        tokens = self._cut(self._normalization(tf.strings.join(["\n", text])))
+        return self._numbered(self._cut(self._normalization(tf.strings.join(["\n", text]))))
+
+    def tokenize_whole(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """As `tokenize` does it, each text a sequence of its own, as `Vocabulary.encode_whole` has it."""
+        lines = tf.strings.join(["\n", tf.strings.regex_replace(text, r"\n\z", ""), "\n"])
+        tokens = self._cut(self._normalization(lines))[:, 1:]
+        # A text without a word is a line that ends, all the same.
+        nothing = tf.cast(tokens.row_lengths() == 0, tf.int64)
+        ends = tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(nothing)], self._vocabulary.end), nothing)
+        return self._numbered(tf.concat([tokens, ends], 1))
+
+    def _numbered(self, tokens: Any) -> tuple[Tensor, Tensor]:
         numbers = tokens.with_flat_values(self._numbers.lookup(tokens.flat_values))
         lengths = tf.cast(numbers.row_lengths(), tf.int32)
         # A batch of no texts has one timestep all the same: Keras cannot run over none.

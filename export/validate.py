@@ -17,7 +17,7 @@ from export.artifact import BATCHES, MICRO, TRAINABLE, Artifact
 from export.reference import CHUNKS, LENGTHS, QUALITY, STEPS, Reference, differences
 from export.runners import Runner
 from export.spec import SEQUENCE, STEP, Signature
-from seqapp.scoring import Metrics, Scores, metrics
+from seqapp.scoring import Metrics, Scores
 from seqapp.step import Array
 
 FLOAT32 = "float32"
@@ -112,24 +112,29 @@ def validate(
 
 def _judge_float(verdict: Verdict, artifact: Artifact, runner: Runner, reference: Reference, perplexity: float | None) -> None:
     verdict.failures += [text for found in verdict.parity for text in check_parity(found, reference)]
-    if reference.targets is None:
+    if not reference.judged:
         return
     count = len(reference.inputs)
     if perplexity is None or SEQUENCE not in artifact.tested:  # step by step, all inputs would take too long
-        perplexity, count = metrics(*reference.scores, reference.unit)["perplexity"]["value"], QUALITY
-    verdict.metrics = metrics(*reference.score(runner, count), reference.unit)
-    verdict.failures += check_perplexity(verdict.metrics["perplexity"]["value"], perplexity)
+        perplexity, count = _perplexity(reference.scores), QUALITY
+    scores = reference.score(runner, count)
+    verdict.metrics = reference.metrics(scores)
+    verdict.failures += check_perplexity(_perplexity(scores), perplexity)
 
 
 def _judge_quantized(verdict: Verdict, artifact: Artifact, runner: Runner, reference: Reference, _: float | None) -> None:
     limits = LIMITS[artifact.precision]
-    if reference.targets is None:
+    if not reference.judged:
         verdict.losses = [loss_of_outputs(reference, runner, limits)]
     else:
         scores = reference.score(runner, QUALITY)
-        verdict.metrics = metrics(*scores, reference.unit)
+        verdict.metrics = reference.metrics(scores)
         verdict.losses = losses(reference.scores, scores, limits)
     verdict.failures += [text for loss in verdict.losses for text in check_loss(loss)]
+
+
+def _perplexity(scores: Scores) -> float:
+    return math.exp(-float(scores[0].mean()))
 
 
 def declared(artifact: Artifact, reference: Reference) -> dict[str, Signature]:
@@ -179,7 +184,7 @@ def measure(runner: Runner, reference: Reference, signature: str, batches: Seque
     `step` runs one by one; `sequence` in uneven chunks, and as each length followed by the rest; `prefill` as each length. A
     file that reads both ways runs whole sequences of each length, beside shorter ones.
     """
-    if reference.spec.both_ways:
+    if signature == SEQUENCE and reference.spec.takes_lengths:
         return _measure_sequences(runner, reference, batches)
     values, states = reference.expected
     largest, largest_state = 0.0, 0.0
@@ -200,16 +205,35 @@ def measure(runner: Runner, reference: Reference, signature: str, batches: Seque
 
 
 def _measure_sequences(runner: Runner, reference: Reference, batches: Sequence[int]) -> Parity:
-    """The largest difference of padded sequences, up to their lengths, from the same sequences alone in Keras."""
-    largest = 0.0
+    """The largest differences of padded sequences, up to their lengths, from the same sequences alone in Keras."""
+    spec, largest, largest_state = reference.spec, 0.0, 0.0
     for rows, longest in product(batches, LENGTHS):
         inputs, lengths = reference.samples[:rows, :longest], [longest, (longest + 1) // 2, 1][:rows]
-        found = reference.values(runner.sequences(inputs, np.array(lengths)))
+        outputs, states = runner.sequence(inputs, runner.initial_states(rows), np.array(lengths))
+        found = reference.values(outputs)
         for row, length in enumerate(lengths):
-            wanted, _ = reference.whole(reference.keras, inputs[row : row + 1, :length], [length])
-            mine = found[row] if reference.spec.last_only else found[row, :length]
-            largest = max(largest, differences((wanted[0], []), (mine, []))[0])
-    return Parity(SEQUENCE, largest, 0.0)
+            values, wanted = reference.whole(reference.keras, inputs[row : row + 1, :length], [length])
+            mine = found[row] if spec.last_only else found[row, :length]
+            # Keras gives an output for each timestep, but for a network that reads both ways.
+            value = values[0, -1] if spec.last_only and not spec.both_ways else values[0]
+            difference, state_difference = differences((value, wanted), (mine, [s[row : row + 1] for s in states]))
+            largest, largest_state = max(largest, difference), max(largest_state, state_difference)
+    return Parity(SEQUENCE, *map(max, zip((largest, largest_state), _in_chunks(runner, reference), strict=True)))
+
+
+def _in_chunks(runner: Runner, reference: Reference) -> tuple[float, float]:
+    """The largest differences at the ends of uneven chunks of one stream, whose states are carried on."""
+    if reference.spec.both_ways:
+        return 0.0, 0.0
+    inputs, states, end, largest = reference.samples[:1], runner.initial_states(1), 0, 0.0
+    for size in CHUNKS:
+        part = inputs[:, end : end + size]
+        outputs, states = runner.sequence(part, states)
+        end += part.shape[1]
+        wanted = reference.expected[0][:1, end - 1]
+        largest = max(largest, differences((wanted, []), (reference.values(outputs), []))[0])
+    _, state_difference = differences((wanted, [s[:1] for s in reference.expected[1]]), (wanted, states))
+    return largest, state_difference
 
 
 Values = tuple[Array, list[Array]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,3 +68,13 @@ class Windows:
     def _cut(self, stream: Tokens) -> Tokens:
         shape = (self.batch_size, self.per_epoch, self.timesteps)
         return stream[: math.prod(shape)].reshape(shape).swapaxes(0, 1)
+
+
+def dataset(inputs: Tokens, targets: Tokens) -> Any:
+    """Batches in their order, both (batches, B, T), for one call of `fit`."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    # TensorFlow 2.21 ends an autotuned pipeline only when its tuner wakes next: up to a minute for each call of `fit`.
+    options.autotune.enabled = False
+    return tf.data.Dataset.from_tensor_slices((inputs, targets)).with_options(options)

@@ -15,7 +15,7 @@ from typing import Any
 from seqapp.errors import UsageError
 
 CELL_NAMES = ("plain", "lstm", "gru", "cifg")
-TASKS = ("next-word", "next-character")
+TASKS = ("next-word", "next-character", "classify")
 
 
 def option(default: Any, text: str) -> Any:
@@ -44,6 +44,15 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class ClassifyConfig:
+    """Of the task `classify` alone."""
+
+    unit: str = option("word", "what a text is cut into, word or character")
+    both_ways: bool = option(False, "read each sequence back too, which takes it whole")
+    fold: int = option(0, "take the test part so many times its size further on, for cross-validation")
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     epochs: int = option(20, "passes over the training split, at most")
     patience: int = option(3, "stop after so many epochs without a better validation")
@@ -64,6 +73,7 @@ class Config:
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    classify: ClassifyConfig = ClassifyConfig()
 
     def check(self) -> Config:
         """Returns itself.
@@ -99,32 +109,20 @@ class Config:
             ("time_limit", 1.0 if t.time_limit is None else t.time_limit),
         ):
             _require(0 < amount < float("inf"), name, "a number above 0", amount)
+        c = self.classify
+        _require(c.unit in ("word", "character"), "unit", "word or character", c.unit)
+        _require(c.fold >= 0, "fold", "a whole number of at least 0", c.fold)
+        if self.task != "classify" and c != ClassifyConfig():
+            raise UsageError(f"--unit, --both-ways and --fold are for the task classify. Received: the task {self.task}")
         _require(0 <= t.seed < 2**32, "seed", "from 0 to 4294967295", t.seed)
         return self
 
 
 def defaults(task: str, own_data: bool) -> Config:
-    """The settings of a task: the field defaults suit words of texts that people bring, from some 50,000 words up.
+    """The settings of a task, for data that people bring or for its default data."""
+    from seqapp.tasks import TASKS as KNOWN  # which is made of what is here
 
-    The conversations are 2.7 million words: they need no dropout, fewer passes and a larger `min_count`.
-    """
-    words = Config()
-    characters = Config(
-        task="next-character",
-        data=DataConfig(min_count=1, lower=False),
-        model=ModelConfig(embedding=64, dropout=0.2, recurrent_dropout=0.0),
-        training=TrainingConfig(batch_size=32, learning_rate=6e-3),
-    )
-    if own_data:
-        return words if task == "next-word" else characters
-    if task == "next-word":
-        return replace(
-            words,
-            data=DataConfig(min_count=50),
-            model=ModelConfig(dropout=0.0, recurrent_dropout=0.0),
-            training=TrainingConfig(epochs=2, batch_size=32, learning_rate=8e-3),
-        )
-    return replace(characters, model=replace(characters.model, dropout=0.0), training=replace(characters.training, epochs=2))
+    return KNOWN[task].defaults(own_data)
 
 
 def _require(condition: bool, name: str, expected: str, received: object) -> None:

@@ -42,6 +42,15 @@ def read_text(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}): change its permissions, or leave it out.") from None
+    return checked_text(content, str(path))
+
+
+def checked_text(content: bytes, path: str) -> str:
+    """As `read_text`, of what was read from `path`.
+
+    Raises:
+        UsageError: it is empty, binary, or not UTF-8.
+    """
     if b"\0" in content:
         raise UsageError(f"{path} is a binary file: give a UTF-8 text file, or a folder of them.")
     try:

@@ -11,21 +11,15 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from seqapp import records
-from seqapp.batching import Tokens, Windows
-from seqapp.carried import CarriedModel
 from seqapp.config import TrainingConfig, read_json
 from seqapp.errors import RunFailed, UsageError
-from seqapp.model import SequenceModel
 from seqapp.run import Run, replacing, write_json
-from seqapp.scoring import score_all
-from seqapp.step import KerasStepper
+from seqapp.study import Study
 
 WARM_UP = 0.03
-VALIDATION_STREAMS = 32
 SAMPLES = 50  # points of the learning curve in an epoch
 
 
@@ -51,21 +45,16 @@ class Trainer(keras.callbacks.Callback):
     It is its own callback: `train` runs the epochs, the callback's methods what happens between the batches of one.
     """
 
-    def __init__(
-        self, run: Run, config: TrainingConfig, core: SequenceModel, windows: Windows, validation: Tokens, end: int
-    ) -> None:
+    def __init__(self, run: Run, config: TrainingConfig, study: Study) -> None:
         super().__init__()
-        self.run, self.config, self.core, self.windows = run, config, core, windows
-        self.validation, self.end = validation, end
+        self.run, self.config, self.study, self.learner = run, config, study, study.learner
         self.progress = Progress()
-        self.carried = CarriedModel(core, windows.batch_size, config.state_reset)
         optimizer = keras.optimizers.AdamW(
             config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm
         )
         optimizer.exclude_from_weight_decay(var_names=["bias"])
-        optimizer.build(self.carried.trainable_variables)
-        self.carried.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        self.stepper = KerasStepper(core)
+        optimizer.build(self.learner.trainable_variables)
+        self.learner.compile(optimizer, study.loss)
         self.checkpoint = run.path / "checkpoint"
         self.began = self.saved = time.monotonic()
 
@@ -85,7 +74,7 @@ class Trainer(keras.callbacks.Callback):
 
     def learning_rate(self) -> float:
         """A linear rise, then half a cosine down to 0 (Loshchilov and Hutter 2017, arXiv:1608.03983v5)."""
-        done = self.progress.step / (self.config.epochs * self.windows.per_epoch)
+        done = self.progress.step / (self.config.epochs * self.study.per_epoch)
         if self.config.time_limit is not None:
             done = max(done, self.elapsed / self.config.time_limit)
         rise = min(1.0, (done + 1e-3) / WARM_UP)
@@ -106,23 +95,23 @@ class Trainer(keras.callbacks.Callback):
     def train_epoch(self) -> None:
         p = self.progress
         if not p.batch:
-            self.carried.reset_states()
+            self.study.begin_epoch()
             p.epoch_nats = 0.0
         self.nats_before = self.nats_sampled = p.epoch_nats
         self.batch_before = self.batch_sampled = p.batch
         with tqdm(
             desc=f"epoch {p.epoch + 1}/{self.config.epochs}",
-            total=self.windows.per_epoch,
+            total=self.study.per_epoch,
             initial=p.batch,
-            unit="window",
+            unit="batch",
             leave=False,
             mininterval=0.2 if sys.stderr.isatty() else 20,
         ) as self.bar:
-            self.carried.fit(dataset(*self.windows.batches(p.epoch, p.batch)), shuffle=False, verbose=0, callbacks=[self])
+            self.learner.fit(self.study.batches(p.epoch, p.batch), shuffle=False, verbose=0, callbacks=[self])
         self.after_epoch()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self.carried.optimizer.learning_rate = self.learning_rate()
+        self.learner.optimizer.learning_rate = self.learning_rate()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         p, mean = self.progress, float(logs["loss"])
@@ -131,13 +120,13 @@ class Trainer(keras.callbacks.Callback):
         p.step, p.batch = p.step + 1, p.batch + 1
         # Keras reports the mean over the batches of this call of `fit`, which a resumed epoch began in its middle.
         p.epoch_nats = self.nats_before + mean * (p.batch - self.batch_before)
-        if p.batch - self.batch_sampled >= self.windows.per_epoch / SAMPLES:
+        if p.batch - self.batch_sampled >= self.study.per_epoch / SAMPLES:
             self.sample()
-        rate = (self.bar.format_dict["rate"] or 0.0) * self.windows.batch_size * self.windows.timesteps
+        rate = (self.bar.format_dict["rate"] or 0.0) * self.study.targets(1)
         self.bar.set_postfix_str(f"{p.epoch_nats / p.batch:.3f} nats, {rate:,.0f} tokens/s", refresh=False)
         self.bar.update()
         if self.out_of_time:
-            self.carried.stop_training = True
+            self.learner.stop_training = True
         elif time.monotonic() - self.saved > self.config.checkpoint_seconds:
             self.save()
 
@@ -151,7 +140,7 @@ class Trainer(keras.callbacks.Callback):
     def after_epoch(self) -> None:
         """Validates, keeps the weights if they are the best so far, and writes the records and a checkpoint."""
         p = self.progress
-        nats = self.validate()
+        nats = self.study.validate()
         if not math.isfinite(nats):
             self.diverged()
         trained, p.epoch, p.batch = p.batch, p.epoch + 1, 0
@@ -162,7 +151,7 @@ class Trainer(keras.callbacks.Callback):
             "seconds": round(self.elapsed, 2),
             "training_nats": p.epoch_nats / trained,
             "validation_nats": nats,
-            "tokens_per_second": round(trained * self.windows.batch_size * self.windows.timesteps / self.epoch_seconds()),
+            "tokens_per_second": round(self.study.targets(trained) / self.epoch_seconds()),
         }
         p.history.append(row)
         if better:
@@ -172,16 +161,12 @@ class Trainer(keras.callbacks.Callback):
         records.write_tensorboard(self.run, p.step, row, p.curve)
         self.save()
         print(
-            f"epoch {p.epoch}/{self.config.epochs}  perplexity: training {math.exp(row['training_nats']):.2f}, "
-            f"validation {math.exp(nats):.2f}{' (best)' if better else ''}  {row['seconds']:.0f} s, "
+            f"epoch {p.epoch}/{self.config.epochs}  {self.study.measure}: "
+            f"training {self.study.measured(row['training_nats']):.2f}, "
+            f"validation {self.study.measured(nats):.2f}{' (best)' if better else ''}  {row['seconds']:.0f} s, "
             f"{row['tokens_per_second']:,.0f} tokens/s",
             file=sys.stderr,
         )
-
-    def validate(self) -> float:
-        """Nats per token of the validation split, cut into parallel streams: quick, and good enough to compare epochs."""
-        streams = np.array_split(self.validation, min(VALIDATION_STREAMS, len(self.validation)))
-        return -float(np.concatenate([logs for logs, _ in score_all(self.stepper, streams, self.end)]).mean())
 
     def epoch_seconds(self) -> float:
         """Seconds since the row before."""
@@ -190,7 +175,7 @@ class Trainer(keras.callbacks.Callback):
     def diverged(self) -> None:
         """Keeps the last good weights and ends the training."""
         if self.progress.best is None:
-            self.carried.load_weights(self.checkpoint / "weights.weights.h5")
+            self.learner.load_weights(self.checkpoint / "weights.weights.h5")
             self.keep()
         raise RunFailed(
             f"Training diverged at step {self.progress.step + 1}: the loss is not a number. The last good weights are in "
@@ -200,24 +185,24 @@ class Trainer(keras.callbacks.Callback):
 
     def keep(self) -> None:
         with replacing(self.run.model_file) as temporary:
-            self.core.save(temporary)
+            self.study.model.save(temporary)
 
     def save(self) -> None:
         """Writes a checkpoint: weights, optimizer, carried states, random states and progress, or leaves the one before."""
-        if not all(np.isfinite(weight).all() for weight in self.core.get_weights()):
+        if not all(np.isfinite(weight).all() for weight in self.study.model.get_weights()):
             self.diverged()
         random = [np.asarray(state).tolist() for state in self.random_states]
         now = dataclasses.replace(self.progress, seconds=self.elapsed, random=random)
         with replacing(self.checkpoint) as temporary:
             temporary.mkdir()
-            self.carried.save_weights(temporary / "weights.weights.h5")
+            self.learner.save_weights(temporary / "weights.weights.h5")
             write_json(temporary / "progress.json", dataclasses.asdict(now))
         self.saved = time.monotonic()
 
     @property
     def random_states(self) -> list[Any]:
         """Of dropout and of the resets: Keras saves them with no weights."""
-        return [variable for variable in self.carried.variables if variable.name == "seed_generator_state"]
+        return [variable for variable in self.learner.variables if variable.name == "seed_generator_state"]
 
     def restore(self) -> None:
         """Takes up training where the last checkpoint left it.
@@ -226,17 +211,9 @@ class Trainer(keras.callbacks.Callback):
             UsageError: there is none, or it is damaged.
         """
         try:
-            self.carried.load_weights(self.checkpoint / "weights.weights.h5")
+            self.learner.load_weights(self.checkpoint / "weights.weights.h5")
             self.progress = Progress(**read_json(self.checkpoint / "progress.json"))
             for variable, state in zip(self.random_states, self.progress.random, strict=True):
                 variable.assign(np.array(state, np.uint32))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UsageError(f"{self.checkpoint} cannot be resumed from ({error}): start again with --overwrite.") from None
-
-
-def dataset(inputs: Tokens, targets: Tokens) -> tf.data.Dataset:
-    """Batches in their order, both (batches, B, T), for one call of `fit`."""
-    options = tf.data.Options()
-    # TensorFlow 2.21 ends an autotuned pipeline only when its tuner wakes next: up to a minute for each call of `fit`.
-    options.autotune.enabled = False
-    return tf.data.Dataset.from_tensor_slices((inputs, targets)).with_options(options)

@@ -35,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
 def command(a: argparse.Namespace) -> None:
     sampling = check(a)
     run = Run.open(a.run)
+    if not run.config.task.startswith("next-"):
+        raise UsageError(f"A run of the task {run.config.task} generates nothing: use python -m seqapp.predict {a.run}.")
     vocabulary = run.vocabulary
     length = a.length if a.length is not None else {"word": 40, "character": 300}[vocabulary.unit]
     prompt = prompt_tokens(vocabulary, a.prompt)

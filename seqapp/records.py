@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from seqapp.run import Run, replacing
 
@@ -33,8 +33,8 @@ def write_tensorboard(run: Run, step: int, row: Row, curve: list[Row]) -> None:
     writer.close()
 
 
-def draw_learning_curve(path: Path, rows: list[Row], curve: list[Row], baselines: dict[str, Any]) -> None:
-    """Training and validation against the training time, with the baselines as lines, to a PNG."""
+def draw_learning_curve(path: Path, rows: list[Row], curve: list[Row], levels: Mapping[str, float]) -> None:
+    """Training and validation against the training time, with the levels of the baselines as lines, to a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -43,8 +43,7 @@ def draw_learning_curve(path: Path, rows: list[Row], curve: list[Row], baselines
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for points, name, marker in ((curve, "training", ""), (rows, "validation", "o")):
         axes.plot([p["seconds"] / 60 for p in points], [p[f"{name}_nats"] for p in points], marker=marker, label=name)
-    for i, (name, figures) in enumerate(baselines.items()):
-        nats = figures["nats_per_token"]["value"]
+    for i, (name, nats) in enumerate(levels.items()):
         axes.axhline(nats, color="grey", linestyle=(0, (5 - i, 2)), linewidth=1)
         axes.annotate(
             name.replace("_", "-"), (0, nats), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="grey"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,7 +65,7 @@ class Run:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         vocabulary = Vocabulary.load(self.path / "vocabulary.json")
-        if f"next-{vocabulary.unit}" != self.config.task:
+        if self.config.task.startswith("next-") and f"next-{vocabulary.unit}" != self.config.task:
             raise UsageError(
                 f"{self.path} mixes tasks: its config.json says {self.config.task}, its vocabulary.json is of the unit "
                 f"{vocabulary.unit!r}: restore the file, or train again."
@@ -78,6 +79,10 @@ class Run:
                 f"{self.path} holds no metrics.json, its training is not finished: go on with --run {self.path} --resume."
             )
         return configuration.read_json(self.path / "metrics.json")
+
+    def kept_baselines(self, data: str | None) -> dict[str, Any] | None:
+        """The baselines' figures on the held-out part, which training measured; of other data, or before that, None."""
+        return None if data or not (self.path / "metrics.json").exists() else self.metrics.get("baselines")
 
     def tokens(self, part: str) -> Any:
         """The stream (N,) of `train`, `validation` or `test`."""
@@ -95,13 +100,14 @@ class Run:
         return "test" if self.config.data.test_fraction else "validation"
 
     def load_model(self) -> Any:
-        """The trained `SequenceModel`.
+        """The trained model.
 
         Raises:
             UsageError: the file is damaged, its cell is not imported, or its vocabulary is another one.
         """
         keras = need("keras", "train")
-        importlib.import_module("seqapp.model")
+        for module in ("seqapp.model", "seqapp.classifier"):  # the classes that a file may name
+            importlib.import_module(module)
         if not zipfile.is_zipfile(self.model_file):
             raise UsageError(f"{self.model_file} is damaged (it is no archive): restore it, or train again.")
         try:
@@ -116,7 +122,7 @@ class Run:
                 ) from None
             first = (str(error).splitlines() or [""])[0]
             raise UsageError(f"{self.model_file} is damaged ({first}): restore it, or train again.") from None
-        if model.vocabulary_size != len(self.vocabulary):
+        if model.vocabulary_size is not None and model.vocabulary_size != len(self.vocabulary):
             raise UsageError(
                 f"{self.path}: the vocabulary has {len(self.vocabulary)} tokens and the model {model.vocabulary_size}; "
                 "they are not of the same training: restore vocabulary.json, or train again."
@@ -161,6 +167,23 @@ def remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
+
+
+def check_file(path: Path, flag: str) -> None:
+    """Refuses a file that cannot be written; leaves nothing behind.
+
+    Raises:
+        UsageError: its folder is not there, or may not be written to.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory: name a file with {flag}.")
+    if not path.parent.is_dir():
+        raise UsageError(f"There is no folder {path.parent}: make it, or name another file with {flag}.")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}): name another file with {flag}.") from None
 
 
 def check_target(path: Path, flag: str, marker: str, overwrite: bool) -> None:

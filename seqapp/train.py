@@ -13,9 +13,9 @@ from seqapp import config as configuration
 from seqapp import errors
 from seqapp.cli import Parser, add_import_flag, need_keras
 from seqapp.config import Config
-from seqapp.corpus import read_files
 from seqapp.errors import UsageError
 from seqapp.run import Run, check_target
+from seqapp.tasks import TASKS
 
 
 def parser() -> Parser:
@@ -52,8 +52,7 @@ def command(flags: dict[str, Any]) -> None:
         config = configuration.build(flags, configuration.read_json(Path(file)) if file else None)
         run = Run(Path(path or f"runs/{config.task}-{time.strftime('%Y%m%d-%H%M%S')}"))
         check_target(run.path, "--run", "config.json", overwrite)
-        if config.data.data:
-            read_files(Path(config.data.data))  # a bad text is refused now, not after the seconds that TensorFlow takes
+        TASKS[config.task].check_data(config.data.data)
     need_keras(modules)
     importlib.import_module("seqapp.job").run_job(run, config, resume)
     print(run.path)

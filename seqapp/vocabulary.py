@@ -106,6 +106,11 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         return self.numbers(self.cut(text))
 
+    def encode_whole(self, text: str) -> list[int]:
+        """The numbers of a text that is a sequence of its own: of characters too, the end closes it."""
+        numbers = self.encode(text)
+        return numbers if numbers[-1:] == [self.end_number] else [*numbers, self.end_number]
+
     def join(self, tokens: Iterable[str]) -> str:
         """Readable text: each end a new line, words spaced as one writes them."""
         if self.unit == "character":

@@ -6,9 +6,11 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import numpy as np
 import pytest
 
 from seqapp.run import Run
@@ -50,6 +52,59 @@ def trained(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Callab
             path = tmp_path_factory.mktemp("runs") / "run"
             small = ["--units", "24", "--embedding", "16", "--epochs", "2", "--batch-size", "8", "--bptt", "16"]
             assert train(["--run", str(path), "--data", str(text_file), *small, "--learning-rate", "0.01", *flags]) == 0
+            runs[flags] = Run.open(path)
+        return runs[flags]
+
+    return run_with
+
+
+def labelled_texts(count: int) -> str:
+    """Questions, and answers of two kinds: label TAB text."""
+    lines = sentences(count).splitlines()
+    return "".join(f"{'question' if line.endswith('?') else line.partition(',')[0].lower()}\t{line}\n" for line in lines)
+
+
+def labelled_series(count: int) -> str:
+    """Numbers that rise or fall, of 3 to 9 timesteps, in units of a thousand: label,v1,v2,…"""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(count):
+        values = 5000 + 1000 * np.cumsum(rng.uniform(0.2, 1, rng.integers(3, 10))) * (-1) ** i
+        rows.append(f"{'fall' if i % 2 else 'rise'},{','.join(f'{value:.1f}' for value in values)}\n")
+    return "label,v1,v2\n" + "".join(rows)
+
+
+def labelled_timesteps(count: int) -> dict[str, Any]:
+    """Whether the sum of two features so far is below or above zero: arrays x, y and lengths."""
+    x = np.random.default_rng(0).normal(size=(count, 8, 2)).astype(np.float32)
+    y = np.where(x.sum(-1).cumsum(-1) > 0, "above", "below")
+    return {"x": x, "y": y, "lengths": np.arange(count) % 6 + 3}
+
+
+@pytest.fixture(scope="session")
+def labelled_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Data for the task `classify`: texts, series, and series with a label for each timestep."""
+    folder = tmp_path_factory.mktemp("labelled")
+    (folder / "talk.tsv").write_text(labelled_texts(200), "utf-8")
+    (folder / "trend.csv").write_text(labelled_series(160), "utf-8")
+    np.savez(folder / "sums.npz", **labelled_timesteps(80))
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def classified(tmp_path_factory: pytest.TempPathFactory, labelled_files: dict[str, Path]) -> Callable[..., Run]:
+    """Trains a classifier on one of the labelled files with the given flags, once for the same flags."""
+    runs: dict[tuple[str, ...], Run] = {}
+
+    def run_with(*flags: str) -> Run:
+        if flags not in runs:
+            data, *more = flags
+            path = tmp_path_factory.mktemp("runs") / "run"
+            small = ["--units", "32", "--embedding", "32", "--epochs", "2", "--batch-size", "8", "--learning-rate", "0.02"]
+            given = ["--run", str(path), "--task", "classify", "--data", str(labelled_files[data]), "--min-count", "1"]
+            assert (
+                train([*given, *small, "--dropout", "0", "--validation-fraction", "0.2", "--test-fraction", "0.2", *more]) == 0
+            )
             runs[flags] = Run.open(path)
         return runs[flags]
 

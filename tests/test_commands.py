@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ import export.__main__
 import export.benchmark
 import seqapp.evaluate
 import seqapp.generate
+import seqapp.languages
+import seqapp.predict
 import seqapp.train
 from seqapp.run import Run
 
@@ -79,7 +82,11 @@ def test_train_refuses_bad_data(
         (["--cell", "plain", "--activation", "nonsense"], ("nonsense",)),
         (["--dropout", "1"], ("--dropout",)),
         (["--learning-rate", "nan"], ("--learning-rate",)),
-        (["--task", "next-planet"], ("--task", "next-word, next-character")),
+        (["--task", "next-planet"], ("--task", "next-word, next-character, classify")),
+        (["--both-ways"], ("--both-ways", "for the task classify", "next-word")),
+        (["--task", "next-character", "--fold", "2"], ("--fold", "for the task classify", "next-character")),
+        (["--task", "classify", "--unit", "syllable"], ("--unit", "word or character", "syllable")),
+        (["--task", "classify"], ("talk.txt should be .tsv, .csv, .npz", "label TAB text")),
         (["--config", "no/such.json"], ("no/such.json",)),
         (["--run", "/proc/run"], ("/proc/run", "cannot be written", "--run")),
         (["--resume"], ("--run",)),
@@ -133,7 +140,7 @@ def copied(trained: Callable[..., Run], tmp_path: Path) -> Run:
     return Run(tmp_path / "copy")
 
 
-COMMANDS = [seqapp.evaluate.main, seqapp.generate.main, export.__main__.main]
+COMMANDS = [seqapp.evaluate.main, seqapp.generate.main, seqapp.predict.main, export.__main__.main]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -150,9 +157,16 @@ def test_commands_refuse_a_run_of_another_task(
 ) -> None:
     content = json.loads(copied.config_file.read_text())
     copied.config_file.write_text(json.dumps({**content, "task": "translate"}))
-    refused(capsys, command([str(copied.path)]), "'translate'", "next-word, next-character")
+    refused(capsys, command([str(copied.path)]), "'translate'", "next-word, next-character, classify")
 
 
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line on standard input, which predict reads."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"how are\n")))
+
+
+@pytest.mark.usefixtures("typed")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_refuse_a_vocabulary_of_another_model(
     command: Callable[[list[str]], int], copied: Run, capsys: pytest.CaptureFixture[str]
@@ -164,6 +178,7 @@ def test_commands_refuse_a_vocabulary_of_another_model(
     assert not (copied.path / "bundle").exists()
 
 
+@pytest.mark.usefixtures("typed")
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
 def test_commands_refuse_a_truncated_model(
@@ -218,6 +233,18 @@ def test_evaluate_prints_what_the_training_measured(trained: Callable[..., Run],
         assert found[part] == run.metrics[part]
     assert seqapp.evaluate.main([str(run.path)]) == 0
     assert "kneser-ney-3" in capsys.readouterr().out
+
+
+def test_evaluate_fits_baselines_where_the_training_left_none(
+    trained: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, figures = shutil.copytree(trained().path, tmp_path / "run"), trained().metrics["baselines"]
+    monkeypatch.setattr("seqapp.next_token.baselines", lambda *_: {"made anew": figures["unigram"]})
+    for names in (set(figures), {"made anew"}):
+        capsys.readouterr()
+        assert seqapp.evaluate.main([str(run), "--json"]) == 0
+        assert set(json.loads(capsys.readouterr().out)["baselines"]) == names
+        (run / "metrics.json").unlink(missing_ok=True)
 
 
 def test_evaluate_measures_another_text(
@@ -289,7 +316,7 @@ def test_benchmark_puts_its_table_into_a_file(
     refused(capsys, export.benchmark.main([str(tmp_path)]), "manifest.json")
 
 
-MODULES = ["seqapp.train", "seqapp.evaluate", "seqapp.generate", "export", "export.benchmark"]
+MODULES = ["seqapp.train", "seqapp.evaluate", "seqapp.generate", "seqapp.predict", "export", "export.benchmark"]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -314,6 +341,7 @@ def test_a_missing_extra_is_named(trained: Callable[..., Run], text_file: Path, 
         ("seqapp.train", ["--data", str(text_file), "--run", str(tmp_path / "run")]),
         ("seqapp.evaluate", [run]),
         ("seqapp.generate", [run]),
+        ("seqapp.predict", [run, "--input", str(text_file)]),
         ("export", [run, "--out", str(tmp_path / "bundle")]),
     ):
         code = (
@@ -360,7 +388,7 @@ def stopped(text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("seqapp.job.evaluate", stop)
+        patch.setattr("seqapp.token_study.TokenStudy.report", stop)
         assert seqapp.train.main(["--run", str(tmp_path / "run"), "--data", str(text_file), *SMALL]) == 130
     return tmp_path / "run"
 
@@ -378,3 +406,116 @@ def test_resume_may_ask_for_more_epochs(stopped: Path) -> None:
     assert seqapp.train.main(["--run", str(stopped), "--resume", "--epochs", "2"]) == 0
     assert Run.open(stopped).config.training.epochs == 2
     assert Run.open(stopped).metrics["training"]["epochs"] == 2
+
+
+CLASSIFY = ["--task", "classify", *SMALL, "--min-count", "1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("data.tsv", "yes\tIt is.\nno\tIt is\tnot.\n", ("data.tsv, line 2", "3 columns")),
+        ("data.csv", "up,1,2\ndown,2,x\n", ("data.csv, row 2, column 3", "'x'")),
+        ("data.tsv", "".join(f"yes\ttext {i}\n" for i in range(60)), ("two classes or more", "Received: yes")),
+        ("data.tsv", "".join(f"text {i}\n" for i in range(60)), ("two classes or more", "Received: none")),
+        ("data.csv", "up,1\ndown,2\n", ("Nothing is left for the",)),
+        ("data.txt", "yes\tIt is.\n", ("should be .tsv, .csv, .npz",)),
+        ("data.npz", "nothing", ("data.npz cannot be read as .npz",)),
+    ],
+)
+def test_train_refuses_bad_labelled_data(
+    name: str, content: str, parts: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(content)
+    status = seqapp.train.main(["--data", str(tmp_path / name), "--run", str(tmp_path / "new" / "run"), *CLASSIFY])
+    refused(capsys, status, *parts)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_train_refuses_parts_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    (data / "train.tsv").write_text("".join(f"{'ab'[i % 2]}\ttext {i}\n" for i in range(60)))
+    command = ["--data", str(data), "--run", str(run), *CLASSIFY]
+    (data / "test.tsv").write_text("a\tone\nc\ttwo\n")
+    refused(capsys, seqapp.train.main(command), "test.tsv, line 2", "the label 'c'", "expected one of a, b")
+    (data / "test.tsv").write_text("a\tone\ntwo\n")
+    refused(capsys, seqapp.train.main(command), "test.tsv, line 2 has no label")
+    (data / "test.tsv").unlink()
+    refused(capsys, seqapp.train.main(command), "must hold one file train and one test")
+    (data / "test.csv").write_text("a,1\n")
+    refused(capsys, seqapp.train.main(command), "mixes kinds: test.csv, row 1 is a series", "train.tsv, line 1 is a text")
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("name", ["talk", "trend", "sums"])
+def test_evaluate_prints_what_the_training_of_a_classifier_measured(
+    name: str, classified: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = classified(name)
+    capsys.readouterr()
+    assert seqapp.evaluate.main([str(run.path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {part: run.metrics[part] for part in ("validation", "test", "baselines")}
+    assert seqapp.evaluate.main([str(run.path)]) == 0
+    assert "majority" in capsys.readouterr().out
+
+
+def test_evaluate_measures_a_classifier_on_other_data(
+    classified: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, path = classified("trend"), tmp_path / "other.csv"
+    path.write_text("rise,5000,5600,6400\nfall,5000,4400,3600\nfall,5000,4500\n")
+    capsys.readouterr()
+    assert seqapp.evaluate.main([str(run.path), "--data", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["validation"] == run.metrics["validation"]
+    assert found["data"]["accuracy"]["count"] == found["baselines"]["linear"]["accuracy"]["count"] == 3
+    assert "test" not in found
+    for content, part in (("hold,1,2\n", "the label 'hold'"), (",1,2\n", "row 1 has no label"), ("", "is empty")):
+        path.write_text(content)
+        refused(capsys, seqapp.evaluate.main([str(run.path), "--data", str(path)]), "other.csv", part)
+
+
+def test_generate_refuses_a_classifier(classified: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
+    run = classified("talk")
+    capsys.readouterr()
+    refused(capsys, seqapp.generate.main([str(run.path)]), "the task classify generates nothing", "seqapp.predict")
+
+
+@pytest.mark.parametrize("command", [seqapp.evaluate.main, seqapp.predict.main, export.__main__.main])
+@pytest.mark.parametrize(("name", "part"), [("classes.json", "classes.json"), ("model.keras", "model.keras is damaged")])
+def test_commands_refuse_a_damaged_classifier(
+    command: Callable[[list[str]], int],
+    name: str,
+    part: str,
+    classified: Callable[..., Run],
+    labelled_files: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Run(Path(shutil.copytree(classified("trend").path, tmp_path / "run")))
+    (run.path / name).write_bytes((run.path / name).read_bytes()[:5])
+    more = ["--input", str(labelled_files["trend"])] if command is seqapp.predict.main else []
+    capsys.readouterr()
+    refused(capsys, command([str(run.path), *more]), part, "restore it, or train again")
+    assert not (run.path / "bundle").exists()
+
+
+def test_a_classifier_is_resumed_with_its_own_data(
+    labelled_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run, data = tmp_path / "run", Path(shutil.copy(labelled_files["trend"], tmp_path / "trend.csv"))
+    with monkeypatch.context() as patch:
+        patch.setattr("seqapp.label_study.LabelStudy.report", stop)
+        assert seqapp.train.main(["--run", str(run), "--data", str(data), *CLASSIFY]) == 130
+    content = data.read_text()
+    data.write_text("".join(content.splitlines(keepends=True)[:-9]))
+    capsys.readouterr()
+    refused(capsys, seqapp.train.main(["--run", str(run), "--resume"]), "part is not the one", "restore the data")
+    data.write_text(content)
+    assert seqapp.train.main(["--run", str(run), "--resume"]) == 0
+    assert Run.open(run).metrics["training"]["epochs"] == 1

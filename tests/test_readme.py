@@ -19,6 +19,11 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
 
 
+def labelled(count: int) -> str:
+    """Lines of a label and a text: questions and answers of the talk."""
+    return "".join(f"{'question' if line.endswith('?') else 'answer'}\t{line}\n" for line in sentences(count).splitlines())
+
+
 def run(command: list[str], folder: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -34,10 +39,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "my-folder").mkdir()
     for i in range(40):
         (path / "my-folder" / f"{i}.txt").write_text(sentences(20, seed=i), "utf-8")
+    (path / "my-labels.tsv").write_text(labelled(400), "utf-8")
     for line in COMMANDS[2:]:
         command = [sys.executable, *shlex.split(line)[1:]]
         if "seqapp.train" in command and "--resume" not in command:
             command += ["--time-limit", "5"]
+        if "export.benchmark" in command:
+            command += ["--repeats", "1"]
         out = run(command, path)
         assert out.strip()
         if "seqapp.train" in command or "export" in command:

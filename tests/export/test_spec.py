@@ -80,7 +80,15 @@ def test_what_reads_both_ways_takes_lengths_and_has_no_states(last_only: bool) -
 
 
 def test_what_reads_ahead_gives_each_timestep_though_its_model_gives_the_last() -> None:
-    network = {"output_size": 37, "recurrent": [], "features": None, "output": "logits", "both_ways": False, "last_only": True}
+    network = {
+        "output_size": 37,
+        "recurrent": [],
+        "features": None,
+        "output": "logits",
+        "both_ways": False,
+        "last_only": True,
+        "of_ends": False,
+    }
     spec = Spec.of(SimpleNamespace(**network))
     assert not spec.last_only
     assert spec.signatures["sequence"].outputs[0].shape == ("batch", "time", 37)

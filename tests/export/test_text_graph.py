@@ -91,10 +91,10 @@ def vocabulary_of(unit: str, lower: bool) -> Vocabulary:
 
 
 @cache
-def tokenizer(unit: str, lower: bool) -> Any:
+def tokenizer(unit: str, lower: bool, whole: bool = False) -> Any:
     """Compiled once for all texts, as in a file."""
     graph = TextGraph(vocabulary_of(unit, lower))
-    return compiled(graph.tokenize)
+    return compiled(graph.tokenize_whole if whole else graph.tokenize)
 
 
 def compiled(function: Any) -> Any:
@@ -102,14 +102,17 @@ def compiled(function: Any) -> Any:
 
 
 def assert_tokens(unit: str, lower: bool, texts: list[str]) -> None:
+    """As texts that go on, and as sequences of their own."""
     vocabulary = vocabulary_of(unit, lower)
-    wanted = [vocabulary.numbers([vocabulary.end, *vocabulary.prompt(text)]) for text in texts]
-    tokens, lengths = (value.numpy() for value in tokenizer(unit, lower)(tf.constant(texts, tf.string)))
-    assert tokens.dtype == lengths.dtype == np.int32
-    assert tokens.shape == (len(texts), max([1, *map(len, wanted)]))
-    for row, length, numbers in zip(tokens, lengths, wanted, strict=True):
-        assert row.tolist() == numbers + [0] * (len(row) - length)
-        assert length == len(numbers)
+    for whole in (False, True):
+        begun = [vocabulary.numbers([vocabulary.end, *vocabulary.prompt(text)]) for text in texts]
+        wanted = [vocabulary.encode_whole(text) for text in texts] if whole else begun
+        tokens, lengths = (value.numpy() for value in tokenizer(unit, lower, whole)(tf.constant(texts, tf.string)))
+        assert tokens.dtype == lengths.dtype == np.int32
+        assert tokens.shape == (len(texts), max([1, *map(len, wanted)]))
+        for row, length, numbers in zip(tokens, lengths, wanted, strict=True):
+            assert row.tolist() == numbers + [0] * (len(row) - length)
+            assert length == len(numbers)
 
 
 @pytest.mark.parametrize("lower", [False, True], ids=["cased", "lower"])

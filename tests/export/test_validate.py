@@ -721,7 +721,7 @@ def test_the_end_of_the_batch_for_that_of_each_sequence(
 ) -> None:
     network, spec = classifier_bundle.reference.network, classifier_bundle.reference.spec
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "_last", lambda y, lengths: y[:, -1])
+        patch.setattr(stages, "last", lambda y, lengths: y[:, -1])
         made = plain_functions(network, spec)
     save(network, made, tmp_path / "x")
     assert both_ways_topics(classifier_bundle, "saved_model", tmp_path / "x") == OF_SEQUENCES

@@ -13,6 +13,7 @@ import pytest
 from seqapp.config import (
     CELL_NAMES,
     TASKS,
+    ClassifyConfig,
     Config,
     DataConfig,
     ModelConfig,
@@ -37,11 +38,13 @@ def test_no_flag_leaves_no_value() -> None:
 
 def test_every_field_is_a_flag() -> None:
     argv = ["--task", "next-character"]
-    for group in (DataConfig, ModelConfig, TrainingConfig):
+    for group in (DataConfig, ModelConfig, TrainingConfig, ClassifyConfig):
         for field in dataclasses.fields(group):
             name = f"--{field.name.replace('_', '-')}"
             argv += [name] if isinstance(field.default, bool) else [name, "lstm" if field.name == "cell" else "1"]
-    names = {field.name for group in (DataConfig, ModelConfig, TrainingConfig) for field in dataclasses.fields(group)}
+    names = {
+        field.name for group in (DataConfig, ModelConfig, TrainingConfig, ClassifyConfig) for field in dataclasses.fields(group)
+    }
     assert set(parsed(*argv)) == {"task", *names}
 
 
@@ -116,7 +119,7 @@ def test_a_whole_number_does_for_a_fraction() -> None:
         ({"model": {"cell": ["gru"]}}, "The setting 'cell' must be of type .*str"),
         ({"data": {"data": 3}}, "The setting 'data' must be of type str | None. Received: 3"),
         ({"training": {"time_limit": "long"}}, "The setting 'time_limit' must be of type float | None"),
-        ({"task": "next-note"}, "--task must be one of next-word, next-character. Received: next-note"),
+        ({"task": "next-note"}, "--task must be one of next-word, next-character, classify. Received: next-note"),
         ({"task": None}, "--task must be one of"),
     ],
 )
@@ -173,6 +176,45 @@ def test_values_within_their_range(flags: dict[str, Any]) -> None:
     config = build(flags)
     values = {**dataclasses.asdict(config.data), **dataclasses.asdict(config.model), **dataclasses.asdict(config.training)}
     assert {name: values[name] for name in flags} == flags
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"unit": "syllable"}, "^--unit must be word or character. Received: syllable$"),
+        ({"unit": ""}, "^--unit must be word or character"),
+        ({"fold": -1}, "^--fold must be a whole number of at least 0. Received: -1$"),
+    ],
+)
+def test_values_of_classify_out_of_range(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build({"task": "classify", **flags})
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "classify"])
+@pytest.mark.parametrize("flags", [{"unit": "character"}, {"both_ways": True}, {"fold": 1}])
+def test_the_flags_of_classify_are_for_no_other_task(task: str, flags: dict[str, Any]) -> None:
+    assert build({"task": "classify", **flags}).classify != ClassifyConfig()
+    for given, file in (({"task": task, **flags}, None), ({}, {"task": task, "classify": flags})):
+        with pytest.raises(UsageError, match=rf"--unit, --both-ways and --fold .* Received: the task {task}"):
+            build(given, file)
+
+
+def test_classify_has_a_group_of_its_own() -> None:
+    flags = parsed("--task", "classify", "--unit", "character", "--both-ways", "--fold", "3", "--data", "a.tsv")
+    assert flags == {"task": "classify", "unit": "character", "both_ways": True, "fold": 3, "data": "a.tsv"}
+    config = build(flags)
+    assert config.classify == ClassifyConfig("character", True, 3)
+    assert build({}, json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    assert build({"both_ways": False, "fold": 0}, {"task": "classify", "classify": {"both_ways": True}}).classify == (
+        ClassifyConfig("character")
+    )
+
+
+def test_own_texts_are_read_by_words_and_the_default_ones_by_characters() -> None:
+    own, default = build({"task": "classify", "data": "a.tsv"}), build({"task": "classify"})
+    assert (own.classify.unit, own.data.lower) == ("word", True)
+    assert (default.classify.unit, default.data.lower) == ("character", False)
 
 
 def test_no_training_text_left() -> None:

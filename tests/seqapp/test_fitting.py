@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqapp import fitting
-from seqapp.batching import Windows
 from seqapp.cells import LSTMCell
 from seqapp.config import TrainingConfig
-from seqapp.errors import RunFailed, UsageError
-from seqapp.fitting import WARM_UP, Trainer
+from seqapp.fitting import Trainer
 from seqapp.model import SequenceModel
 from seqapp.run import Run
-from seqapp.scoring import score
 from seqapp.step import KerasStepper
+from seqapp.tasks import TASKS
+from seqapp.token_study import TokenStudy
+from seqapp.vocabulary import Vocabulary
 
 V, END = 8, 1
+VOCABULARY = Vocabulary.learn(["a b c d e f"], "word", lower=True)
 CONFIG = TrainingConfig(epochs=2, batch_size=4, bptt=6, learning_rate=0.02, state_reset=0.0, checkpoint_seconds=1e9, seed=3)
 
 
@@ -47,15 +47,15 @@ def make(path: Path, kind: type[Trainer] = Trainer, dropout: float = 0.0, eager:
     model = SequenceModel(V, [LSTMCell(6)], 5, dropout=dropout, recurrent_dropout=dropout)
     rng = np.random.default_rng(config.seed)
     model.set_weights([rng.normal(0, 0.5, weight.shape) for weight in model.get_weights()])
-    windows = Windows.fit_to(TRAIN, END, config.batch_size, config.bptt, config.seed)
+    study = TokenStudy(model, VOCABULARY, {"train": TRAIN, "validation": [VALIDATION]}, config)
     path.mkdir(parents=True, exist_ok=True)
-    trainer = kind(Run(path), config, model, windows, VALIDATION, END)
-    trainer.carried.run_eagerly = eager
+    trainer = kind(Run(path), config, study)
+    trainer.learner.run_eagerly = eager
     return trainer
 
 
 def weights(trainer: Trainer) -> list[Any]:
-    return [np.array(weight) for weight in trainer.carried.get_weights()]
+    return [np.array(weight) for weight in trainer.learner.get_weights()]
 
 
 def assert_same_training(one: Trainer, other: Trainer) -> None:
@@ -87,7 +87,7 @@ class Poisoned(Trainer):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         super().on_train_batch_begin(batch, logs)
         if self.progress.epoch == self.poisoned_epoch and self.progress.batch == 4:
-            self.core.embedding.embeddings.assign(self.core.embedding.embeddings * math.nan)
+            self.study.model.embedding.embeddings.assign(self.study.model.embedding.embeddings * math.nan)
 
 
 class PoisonedLater(Poisoned):
@@ -161,11 +161,11 @@ def planned(monkeypatch: pytest.MonkeyPatch, nats: list[float]) -> list[list[Any
     """Lets the epochs have this validation; returns what will hold the weights after each."""
     after: list[list[Any]] = []
 
-    def validate(self: Trainer) -> float:
-        after.append([np.array(weight) for weight in self.core.get_weights()])
+    def validate(self: TokenStudy) -> float:
+        after.append([np.array(weight) for weight in self.model.get_weights()])
         return nats[len(after) - 1]
 
-    monkeypatch.setattr(Trainer, "validate", validate)
+    monkeypatch.setattr(TokenStudy, "validate", validate)
     return after
 
 
@@ -187,175 +187,6 @@ def test_training_stops_when_validation_no_longer_improves(tmp_path: Path, monke
     assert (trainer.progress.best, trainer.progress.best_epoch) == (1.9, 4)
 
 
-def test_validation_is_the_mean_over_all_tokens(tmp_path: Path) -> None:
-    trainer = make(tmp_path / "run")
-    streams = np.array_split(VALIDATION, fitting.VALIDATION_STREAMS)
-    assert len({len(part) for part in streams}) == 2, "parts of different lengths"
-    logs = np.concatenate([score(trainer.stepper, part, END)[0] for part in streams])
-    assert len(logs) == 90
-    assert trainer.validate() == pytest.approx(-logs.mean(), rel=1e-6)
-
-
-def test_validation_of_few_tokens(tmp_path: Path) -> None:
-    trainer = make(tmp_path / "run")
-    trainer.validation = VALIDATION[:3]
-    assert math.isfinite(trainer.validate())
-
-
-def test_training_nats_are_the_mean_of_the_epoch(tmp_path: Path) -> None:
-    """With weights that stay as they are, those of each epoch's windows from the zero state on."""
-    trainer = make(tmp_path / "run", learning_rate=1e-30)
-    trainer.train()
-    for epoch, row in enumerate(trainer.progress.history):
-        states, losses = trainer.core.initial_states(4), []
-        for x, y in zip(*trainer.windows.batches(epoch), strict=True):
-            logits, states = trainer.core(x, states)
-            losses.append(float(keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, logits)))
-        assert row["training_nats"] == pytest.approx(np.mean(losses), rel=1e-5)
-
-
-@pytest.fixture
-def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each train step takes one second."""
-    monkeypatch.setattr(Trainer, "elapsed", property(lambda self: float(self.progress.step)))
-
-
-def test_the_time_limit_ends_training(tmp_path: Path, slow_clock: None) -> None:
-    trainer = make(tmp_path / "run", epochs=100, time_limit=PER_EPOCH + 5.0)
-    trainer.train()
-    assert [row["windows"] for row in trainer.progress.history] == [PER_EPOCH, 5]
-    assert trainer.progress.step == PER_EPOCH + 5
-    assert trainer.run.model_file.exists()
-
-
-def test_the_time_limit_ends_the_first_epoch_too(tmp_path: Path, slow_clock: None) -> None:
-    trainer = make(tmp_path / "run", epochs=100, time_limit=3.0)
-    trainer.train()
-    assert [row["windows"] for row in trainer.progress.history] == [3]
-    assert np.isfinite(loaded(trainer).get_weights()[0]).all()
-
-
-def rates(trainer: Trainer, steps: int) -> list[float]:
-    found = []
-    for step in range(steps + 1):
-        trainer.progress.step = step
-        found.append(trainer.learning_rate())
-    return found
-
-
-def test_the_learning_rate_rises_then_falls_as_a_cosine(tmp_path: Path) -> None:
-    trainer = make(tmp_path / "run", epochs=100, learning_rate=0.5)
-    steps = 100 * PER_EPOCH
-    found = rates(trainer, steps)
-    top = int(np.argmax(found))
-    assert top / steps == pytest.approx(WARM_UP, abs=0.002)
-    assert found[: top + 1] == sorted(found[: top + 1])
-    assert found[top:] == sorted(found[top:], reverse=True)
-    assert 0 < found[0] < 0.05 * 0.5
-    assert max(found) == pytest.approx(0.5, rel=0.01)
-    assert found[steps // 2] == pytest.approx(0.25)
-    assert found[steps // 4] == pytest.approx(0.5 * (0.5 + math.sqrt(0.125)))
-    assert found[steps] == pytest.approx(0, abs=1e-12)
-
-
-def test_the_learning_rate_follows_the_clock(tmp_path: Path, slow_clock: None) -> None:
-    trainer = make(tmp_path / "run", epochs=100, learning_rate=0.5, time_limit=200.0)
-    found = rates(trainer, 220)
-    assert found[100] == pytest.approx(0.25)
-    assert found[200:] == pytest.approx([0] * 21, abs=1e-12)
-
-
-def test_the_optimizer_has_the_rate_of_the_schedule(tmp_path: Path) -> None:
-    trainer = make(tmp_path / "run", epochs=1)
-    trainer.train()
-    trainer.progress.step -= 1
-    assert float(trainer.carried.optimizer.learning_rate) == pytest.approx(trainer.learning_rate(), rel=1e-6)
-
-
-@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
-def test_divergence_in_the_first_epoch(tmp_path: Path, checkpoint_seconds: float) -> None:
-    trainer = make(tmp_path / "run", Poisoned, checkpoint_seconds=checkpoint_seconds)
-    with pytest.raises(
-        RunFailed, match=r"diverged at step 5: .* last good weights are in .*model.keras. Lower --learning-rate"
-    ):
-        trainer.train()
-    assert all(np.isfinite(weight).all() for weight in loaded(trainer).get_weights())
-
-
-def test_divergence_in_a_later_epoch_leaves_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    after = planned(monkeypatch, [2.0])
-    trainer = make(tmp_path / "run", PoisonedLater)
-    with pytest.raises(RunFailed, match=f"diverged at step {PER_EPOCH + 5}"):
-        trainer.train()
-    for weight, wanted in zip(loaded(trainer).get_weights(), after[0], strict=True):
-        np.testing.assert_array_equal(weight, wanted)
-
-
-def test_a_validation_that_is_no_number_is_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    planned(monkeypatch, [math.nan])
-    trainer = make(tmp_path / "run")
-    with pytest.raises(RunFailed, match="diverged"):
-        trainer.train()
-    assert all(np.isfinite(weight).all() for weight in loaded(trainer).get_weights())
-
-
-class LostLater(Trainer):
-    """Its weights are lost in an update whose loss was still a number, just before a checkpoint is due."""
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self.progress.batch == 4:
-            self.core.embedding.embeddings.assign(self.core.embedding.embeddings * math.nan)
-        super().on_train_batch_end(batch, logs)
-
-
-def test_lost_weights_do_not_become_a_checkpoint(tmp_path: Path) -> None:
-    trainer = make(tmp_path / "run", LostLater, checkpoint_seconds=0.0)
-    with pytest.raises(RunFailed, match="diverged"):
-        trainer.train()
-    assert all(np.isfinite(weight).all() for weight in loaded(trainer).get_weights())
-
-
-def test_a_huge_learning_rate(tmp_path: Path) -> None:
-    trainer = make(tmp_path / "run", learning_rate=1e38, clip_norm=1e30)
-    with pytest.raises(RunFailed, match="diverged"):
-        trainer.train()
-    assert all(np.isfinite(weight).all() for weight in loaded(trainer).get_weights())
-
-
-def test_there_is_nothing_to_restore(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"progress.json|checkpoint cannot be resumed from"):
-        make(tmp_path / "run").restore()
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("weights.weights.h5", b"nothing"),
-        ("progress.json", b"{"),
-        ("progress.json", b'{"epochs": 1}'),
-        ("progress.json", b"[]"),
-    ],
-)
-def test_a_damaged_checkpoint(name: str, content: bytes, tmp_path: Path) -> None:
-    trainer = make(tmp_path / "run")
-    trainer.save()
-    (trainer.checkpoint / name).write_bytes(content)
-    with pytest.raises(UsageError, match="checkpoint"):
-        trainer.restore()
-
-
-def test_weight_decay_leaves_the_biases_alone(tmp_path: Path) -> None:
-    """Under a rate that moves nothing but by the decay."""
-    trainer = make(tmp_path / "run", weight_decay=0.5)
-    optimizer = trainer.carried.optimizer
-    before = {weight.path: np.array(weight) for weight in trainer.core.trainable_weights}
-    optimizer.learning_rate = 0.1
-    optimizer.apply([tf.zeros(weight.shape) for weight in optimizer._trainable_variables])
-    for weight in trainer.core.trainable_weights:
-        factor = 1.0 if "bias" in weight.path else 0.95
-        np.testing.assert_allclose(weight, before[weight.path] * factor, rtol=1e-5, atol=1e-8)
-
-
 def test_a_run_leaves_records(trained: Callable[..., Run]) -> None:
     run = trained()
     with (run.path / "history.csv").open(encoding="utf-8") as file:
@@ -372,10 +203,6 @@ def test_the_kept_model_has_the_best_validation(trained: Callable[..., Run]) -> 
     run = trained()
     with (run.path / "history.csv").open(encoding="utf-8") as file:
         best = min(float(row["validation_nats"]) for row in csv.DictReader(file))
-    trainer = object.__new__(Trainer)
-    trainer.stepper, trainer.validation, trainer.end = (
-        KerasStepper(run.load_model()),
-        run.tokens("validation"),
-        run.vocabulary.end_number,
-    )
-    assert trainer.validate() == pytest.approx(best, rel=1e-5)
+    study = TASKS["next-word"].study(run.config)
+    study.stepper = KerasStepper(run.load_model())
+    assert study.validate() == pytest.approx(best, rel=1e-5)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from seqapp.cells import GRUCell
+from seqapp.classifier import Classifier
 from seqapp.config import Config, build
 from seqapp.errors import UsageError
 from seqapp.model import SequenceModel
@@ -94,7 +95,7 @@ def test_an_unfinished_run(run: Run) -> None:
 @pytest.mark.parametrize("task", ["classification", None])
 def test_a_run_of_another_task(run: Run, task: str | None) -> None:
     write_json(run.config_file, {"task": task})
-    with pytest.raises(UsageError, match=r"is a run of the task .*: this command knows next-word, next-character"):
+    with pytest.raises(UsageError, match=r"is a run of the task .*: this command knows next-word, next-character, classify"):
         _ = Run.open(run.path).config
 
 
@@ -121,6 +122,37 @@ def test_the_vocabulary_of_another_unit(run: Run) -> None:
 def test_a_vocabulary_of_another_size(run: Run) -> None:
     Vocabulary.learn(["one two"], "word", lower=True).save(run.path / "vocabulary.json")
     with pytest.raises(UsageError, match=rf"the vocabulary has 4 tokens and the model {len(VOCABULARY)}; .*restore vocabulary"):
+        Run.open(run.path).load_model()
+
+
+def write_classifier(path: Path, size: int | None) -> Run:
+    """A run of the task `classify`, of texts with so many tokens or of series."""
+    run = Run(path)
+    path.mkdir()
+    write_json(run.config_file, dataclasses.asdict(build({"task": "classify", "data": "data.tsv"})))
+    features = {} if size else {"mean": [0.0], "variance": [1.0]}
+    Classifier(2, [GRUCell(5)], [], size, 4, **features).save(run.model_file)
+    return run
+
+
+def test_a_run_of_series_has_no_vocabulary(tmp_path: Path) -> None:
+    run = Run.open(write_classifier(tmp_path / "run", None).path)
+    assert run.config.task == "classify"
+    assert run.load_model().classes == 2
+
+
+def test_a_classifier_of_characters_is_no_mixture(tmp_path: Path) -> None:
+    vocabulary = Vocabulary.learn(["abc"], "character", lower=False)
+    run = write_classifier(tmp_path / "run", len(vocabulary))
+    vocabulary.save(run.path / "vocabulary.json")
+    assert Run.open(run.path).vocabulary == vocabulary
+    assert run.load_model().vocabulary_size == len(vocabulary)
+
+
+def test_a_classifier_with_a_vocabulary_of_another_size(tmp_path: Path) -> None:
+    run = write_classifier(tmp_path / "run", 8)
+    VOCABULARY.save(run.path / "vocabulary.json")
+    with pytest.raises(UsageError, match=rf"the vocabulary has {len(VOCABULARY)} tokens and the model 8; .*restore vocabulary"):
         Run.open(run.path).load_model()
 
 
@@ -151,6 +183,7 @@ def test_a_model_with_a_damaged_middle(run: Run, place: float) -> None:
 OWN_CELL = '''
 import keras
 from seqapp.cells import GRUCell
+from seqapp.classifier import Classifier
 
 @keras.saving.register_keras_serializable(package="own_cells")
 class Mine(GRUCell):

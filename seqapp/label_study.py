@@ -1,0 +1,140 @@
+"""What a classifier learns from: sequences with labels, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from seqapp import labelled
+from seqapp.classifier import Classifier
+from seqapp.classify import Array, Coder, LabelReport, classified_by, log_probabilities
+from seqapp.config import Config, TrainingConfig
+from seqapp.errors import UsageError
+from seqapp.job import make_cell
+from seqapp.languages import sentences
+from seqapp.run import Run
+from seqapp.sequences import Sequences, padded
+
+
+class LabelStudy:
+    """See `seqapp.study.Study`."""
+
+    def __init__(self, model: Classifier, coder: Coder, parts: dict[str, Sequences], config: TrainingConfig) -> None:
+        self.model = self.learner = model
+        self.coder, self.parts, self.config = coder, parts, config
+        self.classified = classified_by(model)
+        self.loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+        sizes = ", ".join(f"{name} {len(part):,}" for name, part in parts.items())
+        known = f"{len(coder.vocabulary):,} {coder.vocabulary.unit}s in the vocabulary; " if coder.vocabulary else ""
+        self.summary = f"{len(coder.classes):,} classes; {known}sequences: {sizes}"
+
+    @classmethod
+    def of(cls, config: Config) -> LabelStudy:
+        """The data that a configuration names, and a model with new weights."""
+        d = config.data
+        found = labelled.read(Path(d.data)) if d.data else {"all": sentences()}
+        parts = labelled.split(found, d.validation_fraction, d.test_fraction, config.classify.fold)
+        coder = Coder.learn(parts["train"], config)
+        coded = {name: coder.coded(examples) for name, examples in parts.items()}
+        return cls(build_classifier(config, coder, coded["train"]), coder, coded, config.training)
+
+    measure = "nats a label"
+
+    def measured(self, nats: float) -> float:
+        return nats
+
+    @property
+    def per_epoch(self) -> int:
+        return self.parts["train"].per_epoch(self.config.batch_size)
+
+    def batches(self, epoch: int, start: int) -> Any:
+        train = self.parts["train"]
+        picks = train.batches(self.config.batch_size, [self.config.seed, epoch])[start:]
+        lengths, x, y = train.lengths, train.inputs[0], train.labels[0]
+        # Series of one length need no loop: the layer writes it out.
+        timesteps = int(lengths[0]) if (lengths == lengths[0]).all() else None
+
+        def batches() -> Iterator[Any]:
+            for pick in picks:
+                inputs, sizes = padded([train.inputs[i] for i in pick])
+                labels = padded([train.labels[i] for i in pick])[0] if y.ndim else np.array([train.labels[i] for i in pick])
+                yield (inputs, sizes), labels, weights(labels, sizes)
+
+        labels = tf.TensorSpec([None, timesteps][: 1 + y.ndim], "int32")
+        inputs = tf.TensorSpec([None, timesteps, *x.shape[1:]], x.dtype)
+        signature = ((inputs, tf.TensorSpec([None], "int32")), labels, tf.TensorSpec(labels.shape, "float32"))
+        # A pipeline of unknown size makes `fit` count one batch too many.
+        data = tf.data.Dataset.from_generator(batches, output_signature=signature)
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return data.apply(tf.data.experimental.assert_cardinality(len(picks))).with_options(options)
+
+    def begin_epoch(self) -> None:
+        pass
+
+    def targets(self, batches: int) -> int:
+        return round(batches * self.config.batch_size * float(self.parts["train"].lengths.mean()))
+
+    def validate(self) -> float:
+        part = self.parts["validation"]
+        logs = log_probabilities(self.classified, part)
+        nats = [
+            np.take_along_axis(np.atleast_2d(row), np.atleast_1d(label)[:, None], 1)
+            for row, label in zip(logs, part.labels, strict=True)
+        ]
+        return -float(np.concatenate(nats).mean())
+
+    def save(self, run: Run) -> None:
+        self.coder.save(run.path)
+        for name, part in self.parts.items():
+            part.save(run.path / f"{name}_examples.npz")
+
+    def check_same(self, run: Run) -> None:
+        for name, part in self.parts.items():
+            kept = Sequences.load(run.path / f"{name}_examples.npz")
+            pairs = [*zip(kept.inputs, part.inputs, strict=False), *zip(kept.labels, part.labels, strict=False)]
+            if len(kept) != len(part) or not all(np.array_equal(a, b) for a, b in pairs):
+                raise UsageError(f"The {name} part is not the one {run.path} was begun with: restore the data, or start again.")
+
+    def report(self, model: Any, part: str) -> LabelReport:
+        return LabelReport.of(classified_by(model), self.coder, self.parts, part)
+
+
+def weights(labels: Array, lengths: Array) -> Array:
+    """1 for a label that counts, 0 for one of padding."""
+    if labels.ndim == 1:
+        return np.ones(labels.shape, np.float32)
+    return (np.arange(labels.shape[1]) < lengths[:, None]).astype(np.float32)
+
+
+def build_classifier(config: Config, coder: Coder, train: Sequences) -> Classifier:
+    """A classifier with new weights.
+
+    Raises:
+        UsageError: its cell does not exist or cannot be made.
+    """
+    m = config.model
+    mean, variance = [], []
+    if coder.vocabulary is None:
+        values = np.concatenate(train.inputs).astype(np.float64)
+        mean, variance = values.mean(0).tolist(), np.maximum(values.var(0), 1e-12).tolist()
+    try:
+        return Classifier(
+            len(coder.classes),
+            [make_cell(m) for _ in range(m.layers)],
+            [make_cell(m) for _ in range(m.layers)] if config.classify.both_ways else [],
+            len(coder.vocabulary) if coder.vocabulary else None,
+            m.embedding,
+            mean,
+            variance,
+            coder.each_timestep,
+            m.dropout,
+            m.recurrent_dropout,
+        )
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"The cell {m.cell} cannot be built: {str(error).splitlines()[0]}") from None

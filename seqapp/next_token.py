@@ -1,0 +1,151 @@
+"""The tasks `next-word` and `next-character`: a text, predicted token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqapp.config import Config, DataConfig, ModelConfig, TrainingConfig
+from seqapp.corpus import read_files
+from seqapp.errors import UsageError
+from seqapp.predict import Prediction, refuse_nothing, text_of
+from seqapp.run import Run
+from seqapp.scoring import Metrics, Tokens, baselines, metrics, score_all, unknown_fraction
+from seqapp.step import KerasStepper, Stepper, log_softmax
+from seqapp.study import Study
+from seqapp.vocabulary import Vocabulary
+
+LIKELY = 5  # tokens that a prediction tells the probabilities of
+
+
+class NextToken:
+    """A model of running text, of words or of characters."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+
+    def defaults(self, own_data: bool) -> Config:
+        """The field defaults suit words of texts that people bring, from some 50,000 words up.
+
+        The conversations are 2.7 million words: they need no dropout, fewer passes and a larger `min_count`.
+        """
+        words = Config()
+        characters = Config(
+            task="next-character",
+            data=DataConfig(min_count=1, lower=False),
+            model=ModelConfig(embedding=64, dropout=0.2, recurrent_dropout=0.0),
+            training=TrainingConfig(batch_size=32, learning_rate=6e-3),
+        )
+        if own_data:
+            return words if self.unit == "word" else characters
+        if self.unit == "word":
+            return replace(
+                words,
+                data=DataConfig(min_count=50),
+                model=ModelConfig(dropout=0.0, recurrent_dropout=0.0),
+                training=TrainingConfig(epochs=2, batch_size=32, learning_rate=8e-3),
+            )
+        return replace(
+            characters, model=replace(characters.model, dropout=0.0), training=replace(characters.training, epochs=2)
+        )
+
+    def check_data(self, path: str | None) -> None:
+        if path:
+            read_files(Path(path))
+
+    def study(self, config: Config) -> Study:
+        from seqapp.token_study import TokenStudy
+
+        return TokenStudy.of(config, self.unit)
+
+    def evaluation(self, run: Run, data: str | None) -> Callable[[Any], TokenReport]:
+        vocabulary, part = run.vocabulary, "data" if data else run.held_out
+        streams = {name: run.tokens(name) for name in dict.fromkeys(("train", "validation", run.held_out))}
+        if data:
+            numbers = [number for text in read_files(Path(data)).values() for number in vocabulary.encode(text)]
+            if not numbers:
+                raise UsageError(f"{data} holds no token: give a text with words in it.")
+            streams["data"] = np.asarray(numbers, np.int32)
+        known = run.kept_baselines(data)
+        return lambda model: TokenReport.of(model, vocabulary, streams, part, known)
+
+    def predictor(self, run: Run, source: str) -> Callable[[Any], list[Prediction]]:
+        """The next token of each line; what stands behind a tab is the reference."""
+        text, name = text_of(source)
+        rows = [line.partition("\t") for line in text.split("\n") if line.strip()]
+        refuse_nothing(len(rows), name)
+        vocabulary = run.vocabulary
+
+        def predict(model: Any) -> list[Prediction]:
+            stepper = KerasStepper(model)
+            return [_prediction(stepper, vocabulary, given, after if tab else None) for given, tab, after in rows]
+
+        return predict
+
+
+def _prediction(model: Stepper, vocabulary: Vocabulary, text: str, reference: str | None) -> Prediction:
+    """The unknown token, which nobody could write, is never the answer, but keeps its probability."""
+    numbers = vocabulary.numbers([vocabulary.end, *vocabulary.prompt(text)])
+    logits, _ = model.sequence(np.array([numbers], np.int32), model.initial_states(1))
+    p = np.exp(log_softmax(logits[0, -1].astype(np.float64)))
+    order = [i for i in np.argsort(-p, kind="stable") if i != vocabulary.unknown_number][:LIKELY]
+    likely = tuple((vocabulary.tokens[i], float(p[i])) for i in order)
+    return Prediction(text, reference, *likely[0], likely)
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """The figures of one held-out part, of the model and of its baselines."""
+
+    part: str
+    figures: dict[str, Metrics]
+    baselines: dict[str, Metrics]
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        vocabulary: Vocabulary,
+        streams: Mapping[str, Tokens],
+        part: str,
+        known: dict[str, Metrics] | None = None,
+    ) -> TokenReport:
+        """Scores `part` and the validation stream, each from the zero state, beside the baselines on `part`, if not `known`."""
+        names, end = list(dict.fromkeys(("validation", part))), vocabulary.end_number
+        scores = score_all(KerasStepper(model), [streams[name] for name in names], end)
+        figures: dict[str, Metrics] = {}
+        for name, (logs, ranks) in zip(names, scores, strict=True):
+            figures[name] = metrics(logs, ranks, vocabulary.unit)
+            figures[name]["unknown"] = unknown_fraction(streams[name], vocabulary.unknown_number)
+        if known is None:
+            known = baselines(streams["train"], streams["validation"], streams[part], len(vocabulary), end, vocabulary.unit)
+        return cls(part, figures, known)
+
+    @property
+    def levels(self) -> dict[str, float]:
+        return {name: row["nats_per_token"]["value"] for name, row in self.baselines.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self.figures, "baselines": self.baselines}
+
+    def draw(self, folder: Path) -> None:
+        """There is nothing but the learning curve."""
+
+    def table(self, name: str) -> str:
+        """A line each for the model and the baselines, and how far the model is below the best of them."""
+        mine = self.figures[self.part]
+        rows = {name: mine, **self.baselines}
+        unit = "bits_per_character" if "bits_per_character" in mine else "perplexity"
+        lines = [f"{self.part}, {mine['perplexity']['count']:,} tokens, {mine['unknown']['value']:.1%} unknown"]
+        lines += [f"{'':16}{unit.replace('_', ' '):>20}{'top 1':>10}{'top 3':>10}"]
+        for label, row in rows.items():
+            value, top_1, top_3 = (row[key]["value"] for key in (unit, "top_1_recall", "top_3_recall"))
+            lines.append(f"{label.replace('_', '-'):16}{value:20.3f}{top_1:10.1%}{top_3:10.1%}")
+        best = min(self.baselines, key=lambda key: float(self.baselines[key]["perplexity"]["value"]))
+        below = 1 - mine["perplexity"]["value"] / self.baselines[best]["perplexity"]["value"]
+        lines.append(f"perplexity {abs(below):.1%} {'below' if below >= 0 else 'above'} {best.replace('_', '-')}")
+        return "\n".join(lines)

@@ -1,0 +1,51 @@
+"""The tasks: all that is special to one, how its data are read, learned and measured, is behind its name here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from seqapp.classify import Classify
+from seqapp.config import Config
+from seqapp.next_token import NextToken
+from seqapp.predict import Prediction
+from seqapp.run import Run
+from seqapp.study import Report, Study
+
+
+class Task(Protocol):
+    """A kind of sequence and what is asked of it. Nothing here loads TensorFlow but where it says so."""
+
+    def defaults(self, own_data: bool) -> Config:
+        """The settings that suit data that people bring, or the default data."""
+
+    def check_data(self, path: str | None) -> None:
+        """Refuses data that cannot be read, and missing packages, before TensorFlow is loaded; None is the default data.
+
+        Raises:
+            UsageError: what is wrong with them, and where.
+        """
+
+    def study(self, config: Config) -> Study:
+        """The data and a model with new weights; loads TensorFlow.
+
+        Raises:
+            UsageError: the data do not suffice, or the model cannot be built.
+        """
+
+    def evaluation(self, run: Run, data: str | None) -> Callable[[Any], Report]:
+        """What `evaluate` measures, the held-out part of the run or `data`: a function of the trained model to a `Report`.
+
+        Raises:
+            UsageError: the data cannot be read, or do not fit the run.
+        """
+
+    def predictor(self, run: Run, source: str) -> Callable[[Any], list[Prediction]]:
+        """What `predict` answers for the inputs in a file, or on standard input: a function of the trained model.
+
+        Raises:
+            UsageError: they cannot be read, or do not fit the run.
+        """
+
+
+TASKS: dict[str, Task] = {"next-word": NextToken("word"), "next-character": NextToken("character"), "classify": Classify()}
