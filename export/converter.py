@@ -62,6 +62,7 @@ class Server:
     """A process that converts for as long as this one lives."""
 
     def __init__(self, python: str) -> None:
+        self.heard = 0  # bytes of its words
         self.lock, self.words = Lock(), tempfile.TemporaryFile("ab+")  # noqa: SIM115 - as long as the process
         # The child finds this package where this process found it, whatever folder the user is in.
         paths = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
@@ -78,10 +79,9 @@ class Server:
     def run(self, job: list[str]) -> tuple[int, str]:
         """The exit status of a conversion, negative for a signal, and what it said."""
         with self.lock:
-            before = os.fstat(self.words.fileno()).st_size
-            status = self._answer(job)
-            after = os.fstat(self.words.fileno()).st_size
-            return status, os.pread(self.words.fileno(), after - before, before).decode(errors="replace")
+            status, before = self._answer(job), self.heard  # what it said as it started too: it may have died of that
+            self.heard = os.fstat(self.words.fileno()).st_size
+            return status, os.pread(self.words.fileno(), self.heard - before, before).decode(errors="replace")
 
     def _answer(self, job: list[str]) -> int:
         try:

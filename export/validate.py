@@ -134,7 +134,7 @@ def _judge_quantized(verdict: Verdict, artifact: Artifact, runner: Runner, refer
 
 
 def _perplexity(scores: Scores) -> float:
-    return math.exp(-float(scores[0].mean()))
+    return math.exp(min(-float(scores[0].mean()), 700.0))  # a float holds no more
 
 
 def declared(artifact: Artifact, reference: Reference) -> dict[str, Signature]:

@@ -263,8 +263,9 @@ SMALL = Member("gru", 2, "tokens")
 def test_around_the_blocks_of_loops(format: str, subject_of: Callable[[Member], Subject], tmp_path: Path) -> None:
     subject = subject_of(SMALL)
     case = Case(subject, format, opened(format, subject.write(format, tmp_path / NAMES[format])))
-    assert graphs.BLOCKS == (512, 32)
-    for lengths in ((31, 32, 33), (33, 1, 65), (513, 512, 511), (1, 545, 513), (600, 33, 544)):
+    large, small = graphs.BLOCKS
+    ends = [(small - 1, small, small + 1), (small + 1, 1, 2 * small + 1), (large + 1, large, large - 1), (1, large + small, 2)]
+    for lengths in (*ends, (large + 99, small, 2 * large + 1)):
         x = SMALL.padded(lengths, max(lengths))
         assert_ends(case, x, lengths, case.sequence(x, lengths, case.first(3)))
 
