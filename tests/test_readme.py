@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,23 +34,31 @@ def run(command: list[str], folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the commands were run, in their order."""
+    """A folder in which the commands were run: those of each run in their order, two runs at a time."""
     path = tmp_path_factory.mktemp("user")
     (path / "my-text.txt").write_text(sentences(800), "utf-8")
     (path / "my-folder").mkdir()
     for i in range(40):
         (path / "my-folder" / f"{i}.txt").write_text(sentences(20, seed=i), "utf-8")
     (path / "my-labels.tsv").write_text(labelled(400), "utf-8")
+    of_runs: dict[str, list[str]] = {}
     for line in COMMANDS[2:]:
-        command = [sys.executable, *shlex.split(line)[1:]]
-        if "seqapp.train" in command and "--resume" not in command:
-            command += ["--time-limit", "5"]
-        if "export.benchmark" in command:
-            command += ["--repeats", "1"]
-        out = run(command, path)
-        assert out.strip()
-        if "seqapp.train" in command or "export" in command:
-            assert (path / out.splitlines()[-1]).is_dir()
+        of_runs.setdefault(re.findall(r"runs/\w+", line)[0], []).append(line)
+
+    def run_all(lines: list[str]) -> None:
+        for line in lines:
+            command = [sys.executable, *shlex.split(line)[1:]]
+            if "seqapp.train" in command and "--resume" not in command:
+                command += ["--time-limit", "5"]
+            if "export.benchmark" in command:
+                command += ["--repeats", "1"]
+            out = run(command, path)
+            assert out.strip()
+            if "seqapp.train" in command or "export" in command:
+                assert (path / out.splitlines()[-1]).is_dir()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run_all, of_runs.values()))
     return path
 
 
