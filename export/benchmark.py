@@ -153,7 +153,7 @@ def _work(file: dict[str, Any], path: Path, spec: Spec, inputs: Array) -> Work:
 
     def sequence(length: int) -> Callable[[], object]:
         feed = {s.input: state for s, state in zip(spec.states, spec.initial_states(1), strict=True)}
-        if spec.both_ways:
+        if spec.takes_lengths:
             feed[SEQUENCE_LENGTHS] = np.array([length], np.int32)
         return call(path, {spec.input: np.ascontiguousarray(inputs[:, :length]), **feed})
 
@@ -164,9 +164,15 @@ def _keras_work(run: Path, inputs: Array) -> Work:
     """Keras's `predict` of the trained model, as people call it; it keeps no state between calls."""
     from seqapp.run import Run
 
-    model = Run.open(run).load_model()
+    opened = Run.open(run)
+    model, takes_lengths = opened.load_model(), opened.config.task == "classify"
+
+    def given(length: int) -> Any:
+        part = inputs[:, :length]
+        return [part, np.array([length], np.int32)] if takes_lengths else part
+
     # A call of it takes as long as hundreds of steps of a file.
-    step, short, long = (partial(model.predict, inputs[:, :n], verbose=0) for n in (1, SHORT, LONG))
+    step, short, long = (partial(model.predict, given(n), verbose=0) for n in (1, SHORT, LONG))
     return Work(step, short, long, steps=5)
 
 

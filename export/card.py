@@ -6,7 +6,7 @@ from typing import Any
 
 from export.sequence_snippets import sequence_snippets
 from export.snippets import snippets
-from export.spec import SEQUENCE, STEP
+from export.spec import PREFILL, SEQUENCE, STEP
 
 COMPARED = "Each file was compared with the trained Keras model, in each way it can be run, before it got its name."
 
@@ -58,8 +58,9 @@ def _latency(file: dict[str, Any], signature: str) -> str:
 
 def _legend(content: dict[str, Any]) -> str:
     counts = sorted({f"{metric['count']:,}" for file in content["files"] for metric in file["metrics"].values()})
-    carried = ", the state carried through" if STEP in content["signatures"] else ""
-    of_metrics = f"Figures are over {' or '.join(counts)} held-out timesteps{carried}. " if counts else ""
+    carried = "timesteps, the state carried through" if STEP in content["signatures"] else "timesteps"
+    judged = "labels" if "classes" in content else carried
+    of_metrics = f"Figures are over {' or '.join(counts)} held-out {judged}. " if counts else ""
     return (
         f"{of_metrics}*Largest difference* is in log-probability (of other outputs, in the output) from Keras over 1,000 "
         "timesteps; *loses* is against Keras on the same timesteps; times are of calls from Python, one thread, on the machine "
@@ -75,10 +76,16 @@ def _contract(content: dict[str, Any]) -> str:
             "`manifest.json` has every name, shape and checksum."
         )
     initial = "zeros" if all(s["initial"] == 0 for s in content["states"]) else "what `initial` says of each in `manifest.json`"
+    if PREFILL in content["signatures"]:
+        whole = "has a `time` axis behind `batch`; `prefill` takes the same and gives the output of the last timestep"
+    else:
+        whole = (
+            "has a `time` axis behind `batch` in what goes in, takes `lengths` int32 [batch] too, and gives one output for "
+            "each sequence, at its end, with the states there"
+        )
     return (
-        f"{_signature(content, STEP)} `sequence` has a `time` axis behind `batch`; `prefill` "
-        f"takes the same and gives the output of the last timestep. States start as {initial}; hand each back to the next "
-        "call. `manifest.json` has every name, shape and checksum."
+        f"{_signature(content, STEP)} `sequence` {whole}. States start as {initial}; hand each back to the next call. "
+        "`manifest.json` has every name, shape and checksum."
     )
 
 

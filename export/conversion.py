@@ -11,7 +11,7 @@ import numpy as np
 
 from export.artifact import FORMATS, PRECISIONS, Artifact, check_wanted, of_sequences, wanted
 from export.bundle import table, write_bundle
-from export.network import LOGITS, Network
+from export.network import CLASS_LOGITS, LOGITS, Network
 from export.reference import QUALITY, Reference
 from export.source import Source
 from export.spec import PREFILL
@@ -110,9 +110,9 @@ def convert(
 
 def _random_inputs(network: Network) -> Array:
     rng = np.random.default_rng(0)
-    if network.features is None:
-        return rng.integers(0, network.stages[0].table.shape[0], QUALITY)  # type: ignore[union-attr]
-    return rng.normal(size=(QUALITY, network.features))
+    if network.token_count is not None:
+        return rng.integers(0, network.token_count, QUALITY)
+    return rng.normal(size=(QUALITY, network.features or 0))
 
 
 def _pairs(network: Network, inputs: Array, targets: Array | None) -> tuple[Array, Array | None]:
@@ -121,10 +121,10 @@ def _pairs(network: Network, inputs: Array, targets: Array | None) -> tuple[Arra
     wanted = "(N,) of tokens" if features is None else f"(N, {features}) of features"
     if inputs.shape[1:] != (() if features is None else (features,)) or len(inputs) < 2:
         raise UsageError(f"inputs must have the shape {wanted}. Received: {inputs.shape}")
-    if features is None:
-        size = network.stages[0].table.shape[0]  # type: ignore[union-attr]
-        _check_numbers("inputs", inputs, size)
-        if targets is None and logits and network.output_size == size and not network.both_ways:
+    if network.token_count is not None:
+        _check_numbers("inputs", inputs, network.token_count)
+        continues = logits and network.output != CLASS_LOGITS and not network.both_ways
+        if targets is None and continues and network.output_size == network.token_count:
             return inputs[:-1], inputs[1:]
     elif not np.isfinite(inputs).all():
         raise UsageError("inputs must be finite numbers. Received: some that are not")
@@ -132,7 +132,7 @@ def _pairs(network: Network, inputs: Array, targets: Array | None) -> tuple[Arra
         return inputs, None
     if not logits:
         raise UsageError(f"targets need an output of logits: name it so, or leave the targets out. Received: {network.output}")
-    if network.both_ways and network.last_only:
+    if network.of_sequences:
         raise UsageError("targets are one for each timestep, and the model gives one output for each sequence: leave them out.")
     if np.shape(targets) != (len(inputs),):
         raise UsageError(f"targets must have the shape ({len(inputs)},), one for each input. Received: {np.shape(targets)}")

@@ -89,6 +89,11 @@ class Network:
         return any(isinstance(stage, Both) for stage in self.stages)
 
     @property
+    def of_sequences(self) -> bool:
+        """Whether its files give one output for each sequence."""
+        return self.last_only and (self.both_ways or self.of_ends)
+
+    @property
     def recurrent(self) -> list[Recurrent]:
         """The recurrent stages whose states are carried from call to call."""
         return [] if self.both_ways else [stage for stage in self.stages if isinstance(stage, Recurrent)]

@@ -73,8 +73,8 @@ class Spec:
             for i, value in enumerate(stage.initial_states(1)):
                 role = "hc"[i] if i < 2 else f"state_{i}"
                 states.append(State(len(states), layer, role, tuple(np.asarray(value, np.float32)[0].tolist())))
-        of_sequences = network.last_only and (network.both_ways or network.of_ends)
-        return cls(network.output_size, tuple(states), network.features, network.output, network.both_ways, of_sequences)
+        both_ways, last_only = network.both_ways, network.of_sequences
+        return cls(network.output_size, tuple(states), network.features, network.output, both_ways, last_only)
 
     @property
     def takes_lengths(self) -> bool:

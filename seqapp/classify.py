@@ -121,7 +121,8 @@ class Coder:
         found = None if isinstance(example.sequence, str) else example.sequence.shape[1]
         if found != self.features:
             wanted = "a text" if self.features is None else f"a series of {self.features} numbers a timestep"
-            raise UsageError(f"{example.place} is {labelled.kind_of(example)}, and the training's were {wanted}.")
+            found_kind = labelled.kind_of(example)
+            raise UsageError(f"{example.place} is {found_kind}, and the training's were {wanted}: give such data.")
         if self.vocabulary is None:
             return np.asarray(example.sequence)
         return np.array(self.vocabulary.encode_whole(str(example.sequence)), np.int32)
@@ -131,7 +132,8 @@ class Coder:
             raise UsageError(f"{example.place} has no label: give each example one.")
         if isinstance(example.label, tuple) != self.each_timestep:
             wanted = "each timestep" if self.each_timestep else "each sequence"
-            raise UsageError(f"{example.place} is {labelled.kind_of(example)}, and the training's had a label for {wanted}.")
+            found = labelled.kind_of(example)
+            raise UsageError(f"{example.place} is {found}, and the training's had a label for {wanted}: give such data.")
         try:
             if isinstance(example.label, str):
                 return np.array(self._number[example.label], np.int32)

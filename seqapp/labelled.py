@@ -50,7 +50,10 @@ def read(path: Path) -> dict[str, list[Example]]:
         one, *others = (examples[0] for examples in parts.values())
         for other in others:
             if kind_of(one) != kind_of(other):
-                raise UsageError(f"{path} mixes kinds: {one.place} is {kind_of(one)}, and {other.place} is {kind_of(other)}.")
+                raise UsageError(
+                    f"{path} mixes kinds: {one.place} is {kind_of(one)}, and {other.place} is {kind_of(other)}: "
+                    "give all parts in one kind."
+                )
         return parts
     if not path.exists():
         raise UsageError(f"There is no {path}: give a file {', '.join(READERS)}, or a folder with train and test.")

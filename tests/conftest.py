@@ -13,10 +13,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 
+from seqapp.errors import UsageError
 from seqapp.run import Run
 from seqapp.train import main as train
 
 CELLS = ("plain", "lstm", "gru", "cifg")
+
+
+def refused(work: Callable[[], object], *parts: str) -> None:
+    """A `UsageError` of one line that holds the parts."""
+    with pytest.raises(UsageError) as error:
+        work()
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
 
 
 def sentences(count: int, seed: int = 0) -> str:

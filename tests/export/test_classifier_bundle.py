@@ -13,13 +13,15 @@ import pytest
 import tensorflow as tf
 
 import export.__main__
-from export import reading
+from export import benchmark, reading
 from export.runtime import ENGINES, Model, load
+from seqapp.cells import PlainCell
+from seqapp.classifier import Classifier
 from seqapp.classify import Coder, classified_by
-from seqapp.errors import UsageError
 from seqapp.run import Run
 from seqapp.sequences import Sequences, padded
 from seqapp.step import log_softmax
+from tests.conftest import refused
 
 Classified = Callable[..., Run]
 RUNS = {"texts": ("talk",), "series": ("trend",), "both ways": ("trend", "--both-ways"), "timesteps": ("sums",)}
@@ -58,14 +60,6 @@ def bundle_of(classified: Classified, tmp_path_factory: pytest.TempPathFactory) 
 def copied(bundle_of: Callable[[str], Path], tmp_path: Path) -> Path:
     """A bundle that a test may damage."""
     return Path(shutil.copytree(bundle_of("series"), tmp_path / "copy"))
-
-
-def refused(work: Callable[[], object], *parts: str) -> None:
-    with pytest.raises(UsageError) as error:
-        work()
-    assert "\n" not in str(error.value)
-    for part in parts:
-        assert part in str(error.value)
 
 
 def examples_of(run: Run) -> Sequences:
@@ -107,6 +101,44 @@ def test_the_bundle_of_a_run(kind: str, bundle_of: Callable[[str], Path], classi
             nats = file["metrics"]["nats_per_label"]["value"]
             assert nats == pytest.approx(run.metrics["test"]["nats_per_label"]["value"], abs=1e-5)
     assert all(entry["largest_difference"] <= (entry["tolerance"] or 1) for entry in content["parity"])
+
+
+@pytest.mark.parametrize("kind", list(RUNS))
+def test_the_card_of_a_run(kind: str, bundle_of: Callable[[str], Path], classified: Classified) -> None:
+    card = (bundle_of(kind) / "README.md").read_text("utf-8")
+    labels = classified(*RUNS[kind]).metrics["test"]["accuracy"]["count"]
+    assert f"Figures are over {labels:,} held-out labels. " in card
+    assert ("`prefill`" in card) == (kind == "timesteps")
+    assert ("takes `lengths` int32 [batch] too" in card) == (kind in ("texts", "series"))
+
+
+@pytest.mark.parametrize("kind", ["texts", "series", "timesteps"])
+def test_the_benchmark_of_a_run(
+    kind: str, bundle_of: Callable[[str], Path], classified: Classified, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    bundle, run = bundle_of(kind), classified(*RUNS[kind])
+    monkeypatch.setattr(benchmark, "_memory", lambda *_: 1.0)
+    monkeypatch.setattr(benchmark, "LONG", 150)
+    for name in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
+        monkeypatch.setattr(tf.config.threading, name, lambda count: None)  # TensorFlow has begun, and would refuse
+    assert benchmark.main([str(bundle), "--repeats", "1", "--run", str(run.path)]) == 0
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines() if "|" in line
+    ]
+    assert {row[0] for row in rows[2:]} == {name for name in FILES[kind] if "micro" not in name} | {benchmark.KERAS}
+    for row in rows[2:]:
+        assert all(float(cell.split(" ")[0]) > 0 for cell in row[-3:] if cell)
+
+
+def test_a_classifier_is_given_by_its_model_alone(tmp_path: Path) -> None:
+    """Its classes are no tokens, even where there are as many: nothing is scored unless it is said what is right."""
+    model, tokens = Classifier(9, [PlainCell(5)], vocabulary_size=9, embedding=4), np.arange(300) % 9
+    content = export.convert(model, tmp_path / "bundle", formats=["onnx"], inputs=tokens)
+    assert content["files"][0]["metrics"] == {}
+    refused(
+        lambda: export.convert(model, tmp_path / "other", formats=["onnx"], inputs=tokens, targets=tokens),
+        "targets are one for each timestep, and the model gives one output for each sequence: leave them out",
+    )
 
 
 @pytest.mark.parametrize("kind", ["texts", "series", "both ways"])

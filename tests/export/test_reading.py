@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from export.reading import File, checked, files_of, read, spec_of, vocabulary_of
 from export.spec import Spec, State
 from seqapp.errors import UsageError
+from tests.conftest import refused
 
 WEIGHTS = bytes(range(256))
 
@@ -102,14 +102,6 @@ def changed(content: dict[str, Any], value: Any, *where: str | int) -> dict[str,
         place = place[key]
     place[where[-1]] = value
     return content
-
-
-def refused(work: Callable[[], object], *parts: str) -> None:
-    with pytest.raises(UsageError) as error:
-        work()
-    assert "\n" not in str(error.value)
-    for part in parts:
-        assert part in str(error.value)
 
 
 def all_of(bundle: Path, content: dict[str, Any]) -> None:

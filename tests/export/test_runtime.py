@@ -24,9 +24,9 @@ from export.flatbuffer import only
 from export.runtime import ENGINES, Model, load
 from export.session import Session
 from seqapp.decoding import Sampling, sample
-from seqapp.errors import UsageError
 from seqapp.run import Run
 from seqapp.step import KerasStepper, log_softmax
+from tests.conftest import refused
 from tests.export.conftest import Exported, tokens_of
 from tests.export.engines import opened_whole
 
@@ -79,14 +79,6 @@ def add(bundle: Path, content: bytes, name: str, format: str, precision: str) ->
     entry = {"path": name, "format": format, "precision": precision, "bytes": len(content)}
     entry["sha256"] = hashlib.sha256(content).hexdigest()
     rewrite(bundle, lambda c: c.update(files=[*(f for f in c["files"] if f["path"] != name), entry]))
-
-
-def refused(work: Callable[[], object], *parts: str) -> None:
-    with pytest.raises(UsageError) as error:
-        work()
-    assert "\n" not in str(error.value)
-    for part in parts:
-        assert part in str(error.value)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(0), Sampling(0.8), Sampling(1.2, top_k=20, top_p=0.9)], ids=str)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 
+from export.network import Network
 from export.spec import Signature, Spec, State, TensorSpec
 
 
@@ -17,7 +19,7 @@ def spec_of(*layers: list[list[float]], features: int | None = None, output: str
         for states in layers
     ]
     network = {"output_size": 37, "recurrent": stages, "features": features, "output": output}
-    return Spec.of(SimpleNamespace(**network, both_ways=False, last_only=False))
+    return Spec.of(SimpleNamespace(**network, both_ways=False, of_sequences=False))
 
 
 def test_states_are_numbered_through_all_layers() -> None:
@@ -71,8 +73,8 @@ def test_signatures_are_those_of_the_contract(
 
 @pytest.mark.parametrize("last_only", [False, True])
 def test_what_reads_both_ways_takes_lengths_and_has_no_states(last_only: bool) -> None:
-    network = {"output_size": 37, "recurrent": [], "features": 5, "output": "tags", "both_ways": True, "last_only": last_only}
-    spec = Spec.of(SimpleNamespace(**network))
+    network = {"output_size": 37, "recurrent": [], "features": 5, "output": "tags", "both_ways": True}
+    spec = Spec.of(SimpleNamespace(**network, of_sequences=last_only))
     assert (spec.states, spec.initial_states(2), spec.both_ways, spec.last_only) == ((), [], True, last_only)
     given = (TensorSpec("features", "float32", ("batch", "time", 5)), TensorSpec("lengths", "int32", ("batch",)))
     made = TensorSpec("tags", "float32", ("batch", 37) if last_only else ("batch", "time", 37))
@@ -80,15 +82,7 @@ def test_what_reads_both_ways_takes_lengths_and_has_no_states(last_only: bool) -
 
 
 def test_what_reads_ahead_gives_each_timestep_though_its_model_gives_the_last() -> None:
-    network = {
-        "output_size": 37,
-        "recurrent": [],
-        "features": None,
-        "output": "logits",
-        "both_ways": False,
-        "last_only": True,
-        "of_ends": False,
-    }
-    spec = Spec.of(SimpleNamespace(**network))
-    assert not spec.last_only
-    assert spec.signatures["sequence"].outputs[0].shape == ("batch", "time", 37)
+    network = Network.of(keras.Sequential([keras.Input((None, 3)), keras.layers.GRU(4)]))
+    spec = Spec.of(network)
+    assert network.last_only and not spec.last_only
+    assert spec.signatures["sequence"].outputs[0].shape == ("batch", "time", 4)

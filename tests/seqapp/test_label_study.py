@@ -22,6 +22,7 @@ from seqapp.label_study import LabelStudy, build_classifier, weights
 from seqapp.run import Run
 from seqapp.sequences import Sequences
 from seqapp.step import log_softmax
+from tests.seqapp.test_fitting import Interrupted
 
 V = 7
 CONFIG = TrainingConfig(epochs=2, batch_size=4, learning_rate=0.05, checkpoint_seconds=1e9, seed=3)
@@ -137,17 +138,6 @@ def test_what_is_built_is_what_was_asked_for() -> None:
 def parts_of_series(each: bool) -> Sequences:
     x = np.random.default_rng(0).normal(size=(4, 3, 1)).astype(np.float32)
     return Sequences(list(x), [np.zeros(3 if each else (), np.int32)] * 4)
-
-
-class Interrupted(Trainer):
-    """Saves a checkpoint after seven batches of the second epoch, and is stopped three batches later."""
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        super().on_train_batch_end(batch, logs)
-        if self.progress.epoch == 1 and self.progress.batch == 7:
-            self.save()
-        if self.progress.epoch == 1 and self.progress.batch == 10:
-            raise KeyboardInterrupt
 
 
 def make(path: Path, each: bool, kind: type[Trainer] = Trainer, **changes: Any) -> Trainer:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from seqapp import labelled
 from seqapp.errors import UsageError
 from seqapp.labelled import PARTS, Example, read, read_file, series_of, split, texts_of
+from tests.conftest import refused
 
 Write = Callable[[str, bytes], Path]
 X, Y = np.arange(6.0).reshape(2, 3), np.array([0, 1])
@@ -45,14 +46,6 @@ def arrays(tmp_path: Path) -> Callable[..., Path]:
 def rows(examples: list[Example]) -> list[tuple[Any, Any]]:
     """Labels and sequences, series of one feature as a list of numbers."""
     return [(e.label, e.sequence if isinstance(e.sequence, str) else e.sequence.squeeze(-1).tolist()) for e in examples]
-
-
-def refused(work: Callable[[], object], *parts: str) -> None:
-    with pytest.raises(UsageError) as error:
-        work()
-    assert "\n" not in str(error.value)
-    for part in parts:
-        assert part in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"yes\tA text.\n\nno\tAnother.", b"\xef\xbb\xbfyes\tA text.\r\n \r\n no \tAnother.\r\n"])
