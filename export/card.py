@@ -14,7 +14,7 @@ COMPARED = "Each file was compared with the trained Keras model, in each way it 
 def card(content: dict[str, Any]) -> str:
     """README.md of a bundle, from its manifest."""
     parts = [f"# {content['task']}", *_about(content), "## Files", COMPARED, _files(content), _legend(content)]
-    parts += ["## How to run it", _contract(content)]
+    parts += [*_forecast(content), "## How to run it", _contract(content)]
     for language, (_, block, code) in (snippets if STEP in content["signatures"] else sequence_snippets)(content).items():
         parts += [f"### {language}", f"```{block}\n{code}\n```"]
     return "\n\n".join(parts) + "\n"
@@ -66,6 +66,21 @@ def _legend(content: dict[str, Any]) -> str:
         "timesteps; *loses* is against Keras on the same timesteps; times are of calls from Python, one thread, on the machine "
         "that exported."
     )
+
+
+def _forecast(content: dict[str, Any]) -> list[str]:
+    """How series go in and come out of a forecaster."""
+    if "forecast" not in content:
+        return []
+    f = content["forecast"]
+    given = "".join([", dates" * f["dated"], ", beside=columns" * bool(f["names"])])
+    columns = f" and the columns {', '.join(f['names'])}" if f["names"] else ""
+    return [
+        "## Forecasts",
+        f'```python\nfrom export.runtime import load\n\nquantiles = load("bundle").forecast(values{given})\n```',
+        f"{f['horizon']} rows, a timestep each, of the quantiles {', '.join(map(str, f['levels']))}. What goes into the files "
+        f"is made of the series{columns} as `forecast` in `manifest.json` and the project's docs/forecast.md say.",
+    ]
 
 
 def _contract(content: dict[str, Any]) -> str:

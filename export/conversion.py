@@ -11,13 +11,15 @@ import numpy as np
 
 from export.artifact import FORMATS, PRECISIONS, Artifact, check_wanted, of_sequences, wanted
 from export.bundle import table, write_bundle
-from export.network import CLASS_LOGITS, LOGITS, Network
+from export.network import CLASS_LOGITS, LOGITS, QUANTILES, Network
 from export.reference import QUALITY, Reference
 from export.source import Source
 from export.spec import PREFILL
 from seqapp.classify import Coder
 from seqapp.config import Config
 from seqapp.errors import UsageError
+from seqapp.forecast import Outlook, Parts, features, load_framing, load_series
+from seqapp.framing import Framing
 from seqapp.run import Run, check_target
 from seqapp.sequences import Sequences
 from seqapp.step import Array
@@ -33,7 +35,7 @@ def export_run(run: Run, target: Path, formats: list[str], precisions: list[str]
         UsageError: a format cannot hold the run's cell, or the run is damaged.
         RunFailed: a file is not the trained model; nothing is left behind.
     """
-    source = (_of_classifier if run.config.task == "classify" else _of_text)(run)
+    source = {"classify": _of_classifier, "forecast": _of_forecaster}.get(run.config.task, _of_text)(run)
     return table(write_bundle(source, target, _fitting(source, wanted(formats, precisions, profiles))))
 
 
@@ -56,6 +58,22 @@ def _of_classifier(run: Run) -> Source:
     return Source("classify", reference, calibration, coder.vocabulary, perplexity, about, coder.classes)
 
 
+def _of_forecaster(run: Run) -> Source:
+    framing, found, parts = load_framing(run.path), load_series(run.path), Parts.of(run.config)
+    outlooks = parts.outlooks(found, framing, run.held_out)
+    network = Network.of(run.load_model(), output=QUANTILES)
+    calibration = _first_features(parts.outlooks(found, framing, "validation"), framing, CALIBRATION)
+    about = f"Forecasts the next {framing.horizon} timesteps of a series, as quantiles. {_made(run.config)}"
+    reference = Reference(network, _first_features(outlooks, framing, QUALITY))
+    return Source("forecast", reference, calibration, description=about, framing=framing)
+
+
+def _first_features(outlooks: list[Outlook], framing: Framing, timesteps: int) -> Array:
+    """Of the first series, up to their last origins, as many as begin within so many timesteps."""
+    count = int(np.searchsorted(np.cumsum([one.origins[-1] - framing.first for one in outlooks]), timesteps)) + 1
+    return np.concatenate([features(one, framing, int(one.origins[-1])) for one in outlooks[:count]])
+
+
 def _fitting(source: Source, artifacts: list[Artifact]) -> list[Artifact]:
     """The artifacts that a model can have."""
     spec = source.reference.spec
@@ -73,8 +91,9 @@ def describe(config: Config) -> str:
 
 def _made(config: Config) -> str:
     m, data = config.model, config.data.data
-    default = "the sentences of chatterbot-corpus" if config.task == "classify" else "the conversations of chitchat-dataset"
-    return f"Cell {m.cell}, {m.layers} × {m.units} units; trained on {Path(data).name if data else default}."
+    default = {"classify": "the sentences of chatterbot-corpus", "forecast": "the weather of Seattle in vega_datasets"}
+    name = Path(data).name if data else default.get(config.task, "the conversations of chitchat-dataset")
+    return f"Cell {m.cell}, {m.layers} × {m.units} units; trained on {name}."
 
 
 def source_of(

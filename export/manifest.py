@@ -36,6 +36,7 @@ def content(source: Source, folder: Path, files: list[tuple[Artifact, Path, Verd
         **({"token_count": count} if (count := reference.network.token_count) else {}),
         **({"vocabulary": _vocabulary(vocabulary, folder / "vocabulary.json")} if vocabulary else {}),
         **({"classes": list(source.classes)} if source.classes else {}),
+        **({"forecast": source.framing.as_json()} if source.framing else {}),
         "files": [_file(artifact, path, verdict, reference) for artifact, path, verdict in files],
         "parity": [entry for artifact, _, verdict in files for entry in _parity(artifact, verdict, reference)],
         "parameters": reference.network.model.count_params(),

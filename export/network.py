@@ -23,7 +23,7 @@ from seqapp.classifier import Classifier
 from seqapp.errors import UsageError
 from seqapp.model import SequenceModel
 
-LOGITS, CLASS_LOGITS, OUTPUTS = "logits", "class_logits", "outputs"
+LOGITS, CLASS_LOGITS, QUANTILES, OUTPUTS = "logits", "class_logits", "quantiles", "outputs"
 # Layers that look at the last axis alone, and those that do nothing once training is over.
 POINTWISE = (
     layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.PReLU, layers.Softmax, layers.Rescaling,

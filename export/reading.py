@@ -16,6 +16,7 @@ import numpy as np
 from export.artifact import APP
 from export.spec import FEATURES, SEQUENCE, STEP, TIME, Signature, Spec, State
 from seqapp.errors import UsageError
+from seqapp.framing import Framing
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,21 @@ def classes_of(bundle: Path, content: dict[str, Any], spec: Spec) -> tuple[str, 
         if classes and len(classes) != spec.output_size:
             raise ValueError(f"it names {len(classes)} classes, and the model has {spec.output_size}")
         return classes
+
+
+def framing_of(bundle: Path, content: dict[str, Any], spec: Spec) -> Framing | None:
+    """How series become the inputs of a forecaster; of another model, None.
+
+    Raises:
+        UsageError: the manifest is damaged.
+    """
+    with _damage(bundle):
+        if "forecast" not in content:
+            return None
+        framing = Framing.from_json(content["forecast"])
+        if (framing.width, framing.output_size) != (spec.features, spec.output_size):
+            raise ValueError("what it says of forecasts does not fit the model")
+        return framing
 
 
 def checked(bundle: Path, file: File) -> Path:

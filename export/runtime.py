@@ -19,6 +19,7 @@ from export.runners import OPENERS, Runner
 from export.session import Session
 from export.spec import TOKENS, Spec
 from seqapp.errors import UsageError, need
+from seqapp.framing import Framing
 from seqapp.step import Array, log_softmax
 from seqapp.vocabulary import Vocabulary
 
@@ -44,7 +45,8 @@ def load(bundle: str | Path, engine: str | None = None, precision: str = "float3
     classes = reading.classes_of(bundle, content, spec)
     vocabulary = _vocabulary(bundle, reading.vocabulary_of(bundle, content), spec, classes)
     runner = _opened(reading.checked(bundle, file), file.format, spec)
-    return Model(runner, vocabulary, bytes.fromhex(str(file.sha256)), classes)
+    framing = reading.framing_of(bundle, content, spec)
+    return Model(runner, vocabulary, bytes.fromhex(str(file.sha256)), classes, framing)
 
 
 class Model:
@@ -56,10 +58,19 @@ class Model:
         vocabulary: how text becomes tokens; None where the bundle has none or takes no tokens.
         identity: the SHA-256 of the file, 32 bytes.
         classes: what the outputs of a classifier mean; of another model, nothing.
+        framing: how series become what a forecaster takes; of another model, None.
     """
 
-    def __init__(self, runner: Runner, vocabulary: Vocabulary | None, identity: bytes, classes: tuple[str, ...] = ()) -> None:
-        self.runner, self.vocabulary, self.identity, self.classes = runner, vocabulary, identity, classes
+    def __init__(
+        self,
+        runner: Runner,
+        vocabulary: Vocabulary | None,
+        identity: bytes,
+        classes: tuple[str, ...] = (),
+        framing: Framing | None = None,
+    ) -> None:
+        self.runner, self.vocabulary, self.identity = runner, vocabulary, identity
+        self.classes, self.framing = classes, framing
 
     def initial_states(self, batch_size: int) -> list[Array]:
         """The states (B, U) before the first timestep."""
@@ -126,6 +137,21 @@ class Model:
         p = np.exp(log_softmax(self.sequences(tokens, lengths).astype(np.float64)))
         order = np.argsort(-p, axis=-1, kind="stable")[:, :top]
         return [[(self.classes[i], float(row[i])) for i in best] for row, best in zip(p, order, strict=True)]
+
+    def forecast(self, values: Array, dates: Array | None = None, beside: Array | None = None) -> Array:
+        """How a series (T,) goes on: quantiles (horizon, levels) of the next timesteps, in the order of `framing`.
+
+        `dates` are datetime64 (T,), `beside` the other columns (T, C), where the model was trained with them.
+
+        Raises:
+            UsageError: the model is no forecaster, the series is too short, constant or not of finite numbers, or what belongs
+                to it is missing.
+        """
+        if self.framing is None:
+            raise UsageError("The model is no forecaster: use its step and sequence.")
+        inputs, scale = self.framing.inputs(values, dates, beside)
+        outputs, _ = self.runner.prefill(inputs[None], self.initial_states(1))
+        return self.framing.forecast(outputs, np.asarray(values, np.float64), scale, np.array([len(values) - 1]))[0]
 
 
 def _choose(bundle: Path, files: list[File], engine: str | None, precision: str) -> File:

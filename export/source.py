@@ -14,6 +14,7 @@ from export.reference import Reference
 from export.saved_model import write_saved_model
 from export.spec import STEP
 from export.trainable import write_trainable
+from seqapp.framing import Framing
 from seqapp.step import Array
 from seqapp.vocabulary import Vocabulary
 
@@ -23,7 +24,8 @@ class Source:
     """A model, what it is compared on, and what is said of it.
 
     `calibration` are inputs, in their order, that int8 learns its ranges from; `perplexity` is what is known of the model on
-    all inputs of the reference; `classes` are what its outputs mean, of a classifier.
+    all inputs of the reference; `classes` are what its outputs mean, of a classifier; `framing` how series become its inputs,
+    of a forecaster.
     """
 
     task: str
@@ -33,6 +35,7 @@ class Source:
     perplexity: float | None = None
     description: str = ""
     classes: tuple[str, ...] = ()
+    framing: Framing | None = None
 
     @cached_property
     def tflite(self) -> bytes:

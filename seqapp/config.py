@@ -15,7 +15,7 @@ from typing import Any
 from seqapp.errors import UsageError
 
 CELL_NAMES = ("plain", "lstm", "gru", "cifg")
-TASKS = ("next-word", "next-character", "classify")
+TASKS = ("next-word", "next-character", "classify", "forecast")
 
 
 def option(default: Any, text: str) -> Any:
@@ -53,6 +53,16 @@ class ClassifyConfig:
 
 
 @dataclass(frozen=True)
+class ForecastConfig:
+    """Of the task `forecast` alone."""
+
+    horizon: int = option(24, "timesteps to forecast")
+    season: int | None = option(None, "timesteps in a season, 1 for none (default: what the dates say, a day of hours)")
+    long_season: int | None = option(None, "timesteps in a season of seasons, 0 for none (default: a week of hours)")
+    target: str | None = option(None, "the column to forecast, the others read beside it (default: each column by itself)")
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     epochs: int = option(20, "passes over the training split, at most")
     patience: int = option(3, "stop after so many epochs without a better validation")
@@ -74,6 +84,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     classify: ClassifyConfig = ClassifyConfig()
+    forecast: ForecastConfig = ForecastConfig()
 
     def check(self) -> Config:
         """Returns itself.
@@ -112,8 +123,14 @@ class Config:
         c = self.classify
         _require(c.unit in ("word", "character"), "unit", "word or character", c.unit)
         _require(c.fold >= 0, "fold", "a whole number of at least 0", c.fold)
-        if self.task != "classify" and c != ClassifyConfig():
-            raise UsageError(f"--unit, --both-ways and --fold are for the task classify. Received: the task {self.task}")
+        f = self.forecast
+        for name, least in (("horizon", 1), ("season", 1), ("long_season", 0)):
+            value = getattr(f, name)
+            _require(value is None or value >= least, name, f"a whole number of at least {least}", value)
+        for task, kind in _groups():
+            if task in TASKS and task != self.task and getattr(self, task) != kind():
+                flags = ", ".join(f"--{item.name.replace('_', '-')}" for item in fields(kind))
+                raise UsageError(f"{flags} are for the task {task} alone. Received: the task {self.task}")
         _require(0 <= t.seed < 2**32, "seed", "from 0 to 4294967295", t.seed)
         return self
 

@@ -7,6 +7,8 @@ import platform
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -71,11 +73,18 @@ def build_model(config: ModelConfig, vocabulary_size: int) -> SequenceModel:
     Raises:
         UsageError: the cell or its activation does not exist, or the cell cannot be made from a number of units.
     """
-    try:
+    with built_of(config.cell):
         cells = [make_cell(config) for _ in range(config.layers)]
         return SequenceModel(vocabulary_size, cells, config.embedding, config.tied, config.dropout, config.recurrent_dropout)
+
+
+@contextmanager
+def built_of(cell: str) -> Iterator[None]:
+    """Where a model is built of a cell that the user names: what the cell refuses is the user's to mend."""
+    try:
+        yield
     except (ValueError, TypeError) as error:
-        raise UsageError(f"The cell {config.cell} cannot be built: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"The cell {cell} cannot be built: {str(error).splitlines()[0]}") from None
 
 
 def make_cell(config: ModelConfig) -> keras.layers.Layer:

@@ -15,7 +15,7 @@ from seqapp.classifier import Classifier
 from seqapp.classify import Array, Coder, LabelReport, classified_by, log_probabilities
 from seqapp.config import Config, TrainingConfig
 from seqapp.errors import UsageError
-from seqapp.job import make_cell
+from seqapp.job import built_of, make_cell
 from seqapp.languages import sentences
 from seqapp.run import Run
 from seqapp.sequences import Sequences, padded
@@ -123,7 +123,7 @@ def build_classifier(config: Config, coder: Coder, train: Sequences) -> Classifi
     if coder.vocabulary is None:
         values = np.concatenate(train.inputs).astype(np.float64)
         mean, variance = values.mean(0).tolist(), np.maximum(values.var(0), 1e-12).tolist()
-    try:
+    with built_of(m.cell):
         return Classifier(
             len(coder.classes),
             [make_cell(m) for _ in range(m.layers)],
@@ -136,5 +136,3 @@ def build_classifier(config: Config, coder: Coder, train: Sequences) -> Classifi
             m.dropout,
             m.recurrent_dropout,
         )
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"The cell {m.cell} cannot be built: {str(error).splitlines()[0]}") from None

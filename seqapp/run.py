@@ -122,9 +122,10 @@ class Run:
                 ) from None
             first = (str(error).splitlines() or [""])[0]
             raise UsageError(f"{self.model_file} is damaged ({first}): restore it, or train again.") from None
-        if model.vocabulary_size is not None and model.vocabulary_size != len(self.vocabulary):
+        size = getattr(model, "vocabulary_size", None)
+        if size is not None and size != len(self.vocabulary):
             raise UsageError(
-                f"{self.path}: the vocabulary has {len(self.vocabulary)} tokens and the model {model.vocabulary_size}; "
+                f"{self.path}: the vocabulary has {len(self.vocabulary)} tokens and the model {size}; "
                 "they are not of the same training: restore vocabulary.json, or train again."
             )
         return model

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from seqapp.classify import Classify
 from seqapp.config import Config
+from seqapp.forecast import Forecast
 from seqapp.next_token import NextToken
 from seqapp.predict import Prediction
 from seqapp.run import Run
@@ -48,4 +49,9 @@ class Task(Protocol):
         """
 
 
-TASKS: dict[str, Task] = {"next-word": NextToken("word"), "next-character": NextToken("character"), "classify": Classify()}
+TASKS: dict[str, Task] = {
+    "next-word": NextToken("word"),
+    "next-character": NextToken("character"),
+    "classify": Classify(),
+    "forecast": Forecast(),
+}

@@ -119,3 +119,37 @@ def classified(tmp_path_factory: pytest.TempPathFactory, labelled_files: dict[st
         return runs[flags]
 
     return run_with
+
+
+def dated_values(days: int, seed: int = 0) -> str:
+    """A series of days with a week in it, and a column beside it that goes before it: date,sold,asked"""
+    rng = np.random.default_rng(seed)
+    dates = np.datetime64("2023-01-02") + np.arange(days)
+    asked = rng.normal(50, 5, days + 1)
+    sold = 100 + 20 * np.sin(np.arange(days) * 2 * np.pi / 7) + 2 * asked[:-1] + rng.normal(0, 1, days)
+    return "date,sold,asked\n" + "".join(f"{d},{s:.2f},{a:.2f}\n" for d, s, a in zip(dates, sold, asked[1:], strict=True))
+
+
+@pytest.fixture(scope="session")
+def series_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two columns of numbers for 400 days."""
+    path = tmp_path_factory.mktemp("series") / "shop.csv"
+    path.write_text(dated_values(400), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def forecasted(tmp_path_factory: pytest.TempPathFactory, series_file: Path) -> Callable[..., Run]:
+    """Trains a forecaster with the given flags, once for the same flags."""
+    runs: dict[tuple[str, ...], Run] = {}
+
+    def run_with(*flags: str) -> Run:
+        if flags not in runs:
+            path = tmp_path_factory.mktemp("runs") / "run"
+            given = ["--run", str(path), "--task", "forecast", "--data", str(series_file), "--horizon", "5"]
+            small = ["--units", "32", "--epochs", "3", "--bptt", "40", "--learning-rate", "0.01"]
+            assert train([*given, *small, *flags]) == 0
+            runs[flags] = Run.open(path)
+        return runs[flags]
+
+    return run_with

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import sentences
+from tests.conftest import dated_values, sentences
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -41,6 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(40):
         (path / "my-folder" / f"{i}.txt").write_text(sentences(20, seed=i), "utf-8")
     (path / "my-labels.tsv").write_text(labelled(400), "utf-8")
+    (path / "my-series.csv").write_text(dated_values(300), "utf-8")
     of_runs: dict[str, list[str]] = {}
     for line in COMMANDS[2:]:
         of_runs.setdefault(re.findall(r"runs/\w+", line)[0], []).append(line)
@@ -74,6 +75,13 @@ def test_the_example_runs(folder: Path) -> None:
     likely, *text = run([sys.executable, "-c", example], folder).splitlines()
     assert len(eval(likely)) == 3
     assert any(text)
+
+
+def test_the_example_of_a_forecast_runs(folder: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/forecast.md").read_text("utf-8"), re.DOTALL)
+    rows = [list(map(float, line.split())) for line in run([sys.executable, "-c", example], folder).splitlines()]
+    assert [len(row) for row in rows] == [5] * 14
+    assert all(row == sorted(row) for row in rows)
 
 
 def test_the_first_two_commands_install_and_run() -> None:

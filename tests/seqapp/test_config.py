@@ -119,7 +119,7 @@ def test_a_whole_number_does_for_a_fraction() -> None:
         ({"model": {"cell": ["gru"]}}, "The setting 'cell' must be of type .*str"),
         ({"data": {"data": 3}}, "The setting 'data' must be of type str | None. Received: 3"),
         ({"training": {"time_limit": "long"}}, "The setting 'time_limit' must be of type float | None"),
-        ({"task": "next-note"}, "--task must be one of next-word, next-character, classify. Received: next-note"),
+        ({"task": "next-note"}, "--task must be one of next-word, next-character, classify, forecast. Received: next-note"),
         ({"task": None}, "--task must be one of"),
     ],
 )
@@ -196,8 +196,25 @@ def test_values_of_classify_out_of_range(flags: dict[str, Any], message: str) ->
 def test_the_flags_of_classify_are_for_no_other_task(task: str, flags: dict[str, Any]) -> None:
     assert build({"task": "classify", **flags}).classify != ClassifyConfig()
     for given, file in (({"task": task, **flags}, None), ({}, {"task": task, "classify": flags})):
-        with pytest.raises(UsageError, match=rf"--unit, --both-ways and --fold .* Received: the task {task}"):
+        with pytest.raises(UsageError, match=rf"--unit, --both-ways, --fold are for .* Received: the task {task}"):
             build(given, file)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"horizon": 0}, "^--horizon must be a whole number of at least 1. Received: 0$"),
+        ({"season": 0}, "^--season must be a whole number of at least 1. Received: 0$"),
+        ({"long_season": -1}, "^--long-season must be a whole number of at least 0. Received: -1$"),
+        (
+            {"task": "classify", "horizon": 3},
+            "^--horizon, .*--target are for the task forecast alone. Received: the task classify",
+        ),
+    ],
+)
+def test_settings_of_a_forecast_out_of_their_range(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build({"task": "forecast", **flags})
 
 
 def test_classify_has_a_group_of_its_own() -> None:

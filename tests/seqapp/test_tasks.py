@@ -26,17 +26,21 @@ def test_defaults_name_their_task(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_data_are_refused_before_any_work(name: str, tmp_path: Path) -> None:
+    suffix = ".csv" if name == "forecast" else ".tsv"
+    none, bad, good = (tmp_path / f"{stem}{suffix}" for stem in ("none", "bad", "good"))
     with pytest.raises(UsageError, match="There is no"):
-        TASKS[name].check_data(str(tmp_path / "none.tsv"))
-    (tmp_path / "bad.tsv").write_bytes(b"\x00\x01")
-    with pytest.raises(UsageError, match=r"bad\.tsv is a binary file"):
-        TASKS[name].check_data(str(tmp_path / "bad.tsv"))
-    (tmp_path / "good.tsv").write_text("yes\tIt is.\nno\tIt is not.\n")
-    TASKS[name].check_data(str(tmp_path / "good.tsv"))
+        TASKS[name].check_data(str(none))
+    bad.write_bytes(b"\x00\x01")
+    with pytest.raises(UsageError, match=rf"bad\{suffix} is a binary file"):
+        TASKS[name].check_data(str(bad))
+    good.write_text("value\n1\n2\n" if name == "forecast" else "yes\tIt is.\nno\tIt is not.\n")
+    TASKS[name].check_data(str(good))
 
 
-def test_a_report_has_what_the_commands_show(classified: Callable[..., Run], trained: Callable[..., Run]) -> None:
-    for run in (classified("talk"), trained()):
+def test_a_report_has_what_the_commands_show(
+    classified: Callable[..., Run], trained: Callable[..., Run], forecasted: Callable[..., Run]
+) -> None:
+    for run in (classified("talk"), trained(), forecasted()):
         task, model = TASKS[run.config.task], run.load_model()
         report = task.evaluation(run, None)(model)
         assert {name: row for name, row in run.metrics.items() if name in report.as_json()} == report.as_json()

@@ -1,0 +1,241 @@
+"""The task `forecast`: how series of numbers go on, with intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqapp import series as tables
+from seqapp.config import Config, DataConfig, ForecastConfig, ModelConfig, TrainingConfig
+from seqapp.errors import UsageError, need
+from seqapp.framing import LEVELS, MEDIAN, Array, Framing
+from seqapp.predict import Prediction
+from seqapp.run import Run, write_json
+from seqapp.sequences import padded
+from seqapp.series import Series
+from seqapp.study import Report, Study
+
+Forecaster = Callable[[Array], Array]  # features (B, T, F) -> outputs (B, T, horizon · levels)
+TOGETHER = 32  # series at once
+
+
+class Forecast:
+    """The next values of each of many series, from one model."""
+
+    def defaults(self, own_data: bool) -> Config:
+        """For some hundreds of series; the default data are one series of days, with the rest of the weather beside it."""
+        config = Config(
+            task="forecast",
+            model=ModelConfig(units=128, dropout=0.1, recurrent_dropout=0.0),
+            training=TrainingConfig(epochs=20, patience=5, batch_size=16, bptt=168, learning_rate=2e-3),
+        )
+        if own_data:
+            return config
+        return replace(
+            config,
+            data=DataConfig(validation_fraction=0.15, test_fraction=0.15),
+            model=replace(config.model, units=64, dropout=0.3),
+            training=replace(config.training, epochs=40, patience=10, batch_size=8, bptt=90, learning_rate=3e-3),
+            forecast=ForecastConfig(horizon=14, season=1, target="temp_max"),
+        )
+
+    def check_data(self, path: str | None) -> None:
+        for package in ("pandas", "statsmodels", "vega_datasets"):
+            need(package, "forecast")
+        tables.read(Path(path) if path else None, None)
+
+    def study(self, config: Config) -> Study:
+        from seqapp.forecast_study import ForecastStudy
+
+        return ForecastStudy.of(config)
+
+    def evaluation(self, run: Run, data: str | None) -> Callable[[Any], Report]:
+        from seqapp.forecast_report import ForecastReport
+
+        framing, parts, part = load_framing(run.path), Parts.of(run.config), run.held_out
+        outlooks = {name: parts.outlooks(load_series(run.path), framing, name) for name in ("validation", part)}
+        if data:
+            found = fitting(tables.read(Path(data), run.config.forecast.target), framing, data)
+            part, outlooks["data"] = "data", parts.outlooks(found, framing, part)
+        known = run.kept_baselines(data)
+        return lambda model: ForecastReport.of(forecaster(model), framing, outlooks, part, known)
+
+    def predictor(self, run: Run, source: str) -> Callable[[Any], list[Prediction]]:
+        if source == "-":
+            raise UsageError("A forecast goes on from a table: name a .csv file with --input.")
+        framing = load_framing(run.path)
+        found = fitting(tables.read(Path(source), run.config.forecast.target), framing, source)
+        outlooks = [outlook(series, framing, len(series), np.array([len(series)])) for series in found]
+        return lambda model: [
+            row
+            for about, quantiles in zip(outlooks, forecasts(forecaster(model), framing, outlooks), strict=True)
+            for row in _predictions(about.series, quantiles[0])
+        ]
+
+
+def _predictions(series: Series, quantiles: Array) -> list[Prediction]:
+    """One for each timestep to come: the median, the width of the interval that holds 90 %, and all quantiles."""
+    return [
+        Prediction(
+            f"{series.name} {date}".strip(),
+            None,
+            f"{row[MEDIAN]:.6g}",
+            float(row[-1] - row[0]),
+            tuple((f"{level:g}", float(value)) for level, value in zip(LEVELS, row, strict=True)),
+        )
+        for date, row in zip(series.dates_after(len(quantiles)), quantiles, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A series, the unit that it is measured in, and how many timesteps are known at each of its origins (O,)."""
+
+    series: Series
+    scale: float
+    origins: Array
+
+
+def outlook(series: Series, framing: Framing, measured: int, origins: Array) -> Outlook:
+    """The unit comes from the first `measured` timesteps.
+
+    Raises:
+        UsageError: the series is too short, or repeats itself and so has no unit.
+    """
+    least = framing.first + 1
+    if measured < least + framing.horizon:
+        raise UsageError(
+            f"The series {series.name or '1'} has {len(series)} timesteps, of which {measured} come before what is held out: "
+            f"with a horizon of {framing.horizon} and a season of {max(framing.season, framing.long_season)} at least "
+            f"{least + framing.horizon} are needed. Give longer series, or lower --horizon, --season or --long-season."
+        )
+    scale = framing.scale(series.values[:measured])
+    if not scale > 0:
+        what = "is constant" if np.ptp(series.values[:measured]) == 0 else f"repeats itself every {framing.season} timesteps"
+        raise UsageError(f"The series {series.name or '1'} {what}: there is nothing to forecast, leave it out.")
+    return Outlook(series, scale, origins)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which timesteps are held out: of each series the last horizons are for the test, those before them for validation."""
+
+    validation: float
+    test: float
+
+    @classmethod
+    def of(cls, config: Config) -> Parts:
+        return cls(config.data.validation_fraction, config.data.test_fraction)
+
+    def ends(self, length: int, horizon: int) -> dict[str, int]:
+        """Timesteps up to the end of each part, which has as many horizons as fit into its fraction, and one at least."""
+        test, validation = (
+            horizon * max(1, math.floor(fraction * length / horizon)) if fraction else 0
+            for fraction in (self.test, self.validation)
+        )
+        return {"train": length - test - validation, "validation": length - test, "test": length}
+
+    def outlooks(self, series: Sequence[Series], framing: Framing, part: str) -> list[Outlook]:
+        """Origins a horizon apart, so that each timestep of the part is forecast once.
+
+        Raises:
+            UsageError: a series is too short, or constant.
+        """
+        found = []
+        for one in series:
+            ends = self.ends(len(one), framing.horizon)
+            origins = np.arange(ends["train" if part == "validation" else "validation"], ends[part], framing.horizon)
+            found.append(outlook(one, framing, ends["train"], origins))
+        return found
+
+
+def forecaster(model: Any) -> Forecaster:
+    """A trained model, compiled once for all batches and lengths."""
+    import tensorflow as tf
+
+    spec = tf.TensorSpec([None, None, model.input_shape[-1]], "float32")
+    traced = tf.function(lambda x: model(x, training=False), input_signature=[spec], autograph=False)
+    return lambda x: np.asarray(traced(x))
+
+
+def forecasts(model: Forecaster, framing: Framing, outlooks: Sequence[Outlook]) -> list[Array]:
+    """The quantiles (O, horizon, levels) at the origins of each series, all before them read from the first state on."""
+    found = []
+    for first in range(0, len(outlooks), TOGETHER):
+        some = outlooks[first : first + TOGETHER]
+        x, _ = padded([features(one, framing, int(one.origins[-1])) for one in some])
+        for one, outputs in zip(some, model(x), strict=True):
+            at = one.origins - 1
+            found.append(framing.forecast(outputs[at - framing.first], one.series.values, one.scale, at))
+    return found
+
+
+def features(about: Outlook, framing: Framing, end: int) -> Array:
+    """Of the first `end` timesteps of a series."""
+    one = about.series
+    return framing.features(one.values[:end], about.scale, None if one.dates is None else one.dates[:end], one.beside[:end])
+
+
+def fitting(series: list[Series], framing: Framing, name: str) -> list[Series]:
+    """The series, if they are such as the framing was made for.
+
+    Raises:
+        UsageError: they have other columns beside them, or no dates.
+    """
+    first = series[0]
+    if first.columns != framing.names or (framing.dated and first.dates is None):
+        wanted = " and ".join(filter(None, ["a date" * framing.dated, ", ".join(framing.names)])) or "no other columns"
+        raise UsageError(
+            f"{name} does not fit the run, which reads beside a series {wanted}. Received: {', '.join(first.columns)}"
+        )
+    return series
+
+
+def framing_of(series: Sequence[Series], config: Config) -> Framing:
+    """What the settings ask of the series; the seasons that they leave open follow from how often the dates come."""
+    f, first, parts = config.forecast, series[0], Parts.of(config)
+    season, long_season = tables.seasons(first.frequency)
+    known = [s.beside[: parts.ends(len(s), f.horizon)["train"]] for s in series]
+    beside = np.concatenate(known)
+    season = season if f.season is None else f.season
+    if f.long_season is not None:
+        long_season = f.long_season
+    elif min(map(len, known)) < 3 * long_season or long_season % season:
+        long_season = 0  # too little to learn it from, or none of this season
+    return Framing(
+        f.horizon,
+        season,
+        long_season,
+        first.dates is not None,
+        first.columns,
+        tuple(beside.mean(0).tolist()),
+        tuple((beside.std(0) + 1e-9).tolist()),
+    )
+
+
+def save(folder: Path, series: Sequence[Series], framing: Framing) -> None:
+    tables.save(folder / "series.npz", series)
+    write_json(folder / "framing.json", framing.as_json())
+
+
+def load_series(folder: Path) -> list[Series]:
+    return tables.load(folder / "series.npz")
+
+
+def load_framing(folder: Path) -> Framing:
+    """Reads what `save` wrote.
+
+    Raises:
+        UsageError: the file is missing or damaged.
+    """
+    path = folder / "framing.json"
+    try:
+        return Framing.from_json(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read ({error}): restore it, or train again.") from None
