@@ -11,15 +11,16 @@ import numpy as np
 
 from export.artifact import FORMATS, PRECISIONS, Artifact, check_wanted, of_sequences, wanted
 from export.bundle import table, write_bundle
-from export.network import CLASS_LOGITS, LOGITS, QUANTILES, Network
+from export.network import CLASS_LOGITS, QUANTILES, Network
 from export.reference import QUALITY, Reference
 from export.source import Source
-from export.spec import PREFILL
+from export.spec import KEY_LOGITS, PREFILL, categorical
 from seqapp.classify import Coder
 from seqapp.config import Config
 from seqapp.errors import UsageError
 from seqapp.forecast import Outlook, Parts, features, load_framing, load_series
 from seqapp.framing import Framing
+from seqapp.next_note import load_rolls, told_before
 from seqapp.run import Run, check_target
 from seqapp.sequences import Sequences
 from seqapp.step import Array
@@ -35,7 +36,8 @@ def export_run(run: Run, target: Path, formats: list[str], precisions: list[str]
         UsageError: a format cannot hold the run's cell, or the run is damaged.
         RunFailed: a file is not the trained model; nothing is left behind.
     """
-    source = {"classify": _of_classifier, "forecast": _of_forecaster}.get(run.config.task, _of_text)(run)
+    makers = {"classify": _of_classifier, "forecast": _of_forecaster, "next-note": _of_music}
+    source = makers.get(run.config.task, _of_text)(run)
     return table(write_bundle(source, target, _fitting(source, wanted(formats, precisions, profiles))))
 
 
@@ -68,6 +70,19 @@ def _of_forecaster(run: Run) -> Source:
     return Source("forecast", reference, calibration, description=about, framing=framing)
 
 
+def _of_music(run: Run) -> Source:
+    network = Network.of(run.load_model(), output=KEY_LOGITS)
+    held_out, train = (
+        np.concatenate([told_before(roll) for roll in load_rolls(run.path / f"{part}_rolls.npz")])
+        for part in (run.held_out, "train")
+    )
+    about = (
+        f"Foretells the next frame of a piano roll, {run.config.next_note.frame:g} quarter notes: the sigmoid of the logits "
+        f"of 88 keys, from MIDI's 21 on. The first frame is told from zeros. {_made(run.config)}"
+    )
+    return Source("next-note", Reference(network, held_out), train[:CALIBRATION], description=about)
+
+
 def _first_features(outlooks: list[Outlook], framing: Framing, timesteps: int) -> Array:
     """Of the first series, up to their last origins, as many as begin within so many timesteps."""
     count = int(np.searchsorted(np.cumsum([one.origins[-1] - framing.first for one in outlooks]), timesteps)) + 1
@@ -91,7 +106,11 @@ def describe(config: Config) -> str:
 
 def _made(config: Config) -> str:
     m, data = config.model, config.data.data
-    default = {"classify": "the sentences of chatterbot-corpus", "forecast": "the weather of Seattle in vega_datasets"}
+    default = {
+        "classify": "the sentences of chatterbot-corpus",
+        "forecast": "the weather of Seattle in vega_datasets",
+        "next-note": "Bach's chorales in music21",
+    }
     name = Path(data).name if data else default.get(config.task, "the conversations of chitchat-dataset")
     return f"Cell {m.cell}, {m.layers} × {m.units} units; trained on {name}."
 
@@ -136,7 +155,7 @@ def _random_inputs(network: Network) -> Array:
 
 def _pairs(network: Network, inputs: Array, targets: Array | None) -> tuple[Array, Array | None]:
     """Inputs and targets that fit the model and each other: what follows a token is its target, where no other is given."""
-    features, logits = network.features, network.output.endswith(LOGITS)
+    features, logits = network.features, categorical(network.output)
     wanted = "(N,) of tokens" if features is None else f"(N, {features}) of features"
     if inputs.shape[1:] != (() if features is None else (features,)) or len(inputs) < 2:
         raise UsageError(f"inputs must have the shape {wanted}. Received: {inputs.shape}")

@@ -17,6 +17,7 @@ import keras
 from keras import layers, ops
 
 from export.keras_model import in_float64, layers_of
+from export.spec import categorical
 from export.stages import MERGES, Affine, Both, Drive, Lookup, Pointwise, Recurrent, Scaled, Stage
 from seqapp.cells import States, Tensor
 from seqapp.classifier import Classifier
@@ -80,7 +81,7 @@ class Network:
         features = None if isinstance(stages[0], Lookup) else int(model.inputs[0].shape[-1])
         with_softmax = _ends_in_softmax(stages[-1])
         output = output or (LOGITS if with_softmax or features is None else OUTPUTS)
-        left_out = with_softmax and output.endswith(LOGITS)
+        left_out = with_softmax and categorical(output)
         return cls(model, tuple(_without_softmax(stages) if left_out else stages), features, output, last_only, left_out)
 
     @property

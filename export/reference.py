@@ -119,7 +119,7 @@ class Reference:
     def values(self, outputs: Array) -> Array:
         """What is compared: log-probabilities of logits, anything else as it is."""
         outputs = outputs.astype(np.float64)
-        return log_softmax(outputs) if self.spec.output.endswith("logits") else outputs
+        return log_softmax(outputs) if self.spec.categorical else outputs
 
     def whole(self, model: Stepper, inputs: Array, chunks: Sequence[int]) -> tuple[Array, list[Array]]:
         """Values (B, T, V) and last states, from the initial states, chunk by chunk."""
@@ -152,7 +152,7 @@ class Reference:
         wanted = wanted[:, -1] if self.network.last_only and not self.spec.both_ways else wanted
         if self.network.softmax_left_out:
             wanted = np.exp(wanted)
-        elif self.spec.output.endswith("logits"):
+        elif self.spec.categorical:
             found = self.values(found)
         difference = _largest(found, wanted)
         if not difference <= max(1e-4, self.tolerances[0]):

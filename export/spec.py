@@ -13,6 +13,14 @@ STEP, SEQUENCE, PREFILL = "step", "sequence", "prefill"
 TOKENS, FEATURES, SEQUENCE_LENGTHS = "tokens", "features", "lengths"
 
 
+KEY_LOGITS = "key_logits"
+
+
+def categorical(output: str) -> bool:
+    """Whether an output of this name are logits of one choice among many; keys of a piano each sound by themselves."""
+    return output.endswith("logits") and output != KEY_LOGITS
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """A named tensor; a named axis is any size, a number a fixed one."""
@@ -75,6 +83,11 @@ class Spec:
                 states.append(State(len(states), layer, role, tuple(np.asarray(value, np.float32)[0].tolist())))
         both_ways, last_only = network.both_ways, network.of_sequences
         return cls(network.output_size, tuple(states), network.features, network.output, both_ways, last_only)
+
+    @property
+    def categorical(self) -> bool:
+        """Whether the output are logits of one choice among many: their log-probabilities are then what counts."""
+        return categorical(self.output)
 
     @property
     def takes_lengths(self) -> bool:

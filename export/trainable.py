@@ -44,7 +44,7 @@ def write_trainable(network: Network, spec: Spec, path: Path, window: int = WIND
         UsageError: the network does not predict tokens from tokens.
         RunFailed: the network, or its gradient, needs an operator that LiteRT has not built in.
     """
-    if spec.features is not None or not spec.output.endswith("logits") or spec.last_only:
+    if spec.features is not None or not spec.categorical or spec.last_only:
         raise UsageError(f"Only a model of tokens to logits learns on a device. Received: {spec.input} to {spec.output}")
     learner = Learner(network, spec)
     functions = {

@@ -269,7 +269,7 @@ def _microseconds(call: Callable[[], object], times: int) -> float:
 
 def check_parity(found: Parity, reference: Reference) -> Iterator[str]:
     of_values, of_states = reference.tolerances
-    name = "log-probabilities" if reference.spec.output.endswith("logits") else "outputs"
+    name = "log-probabilities" if reference.spec.categorical else "outputs"
     for what, value, tolerance in (
         (name, found.largest_difference, of_values),
         ("states", found.largest_state_difference, of_states),

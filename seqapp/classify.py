@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from seqapp import labelled
 from seqapp.config import ClassifyConfig, Config, DataConfig, ModelConfig, TrainingConfig
 from seqapp.errors import UsageError, need
+from seqapp.generate import Wish, nothing_to_generate
 from seqapp.labelled import Example
 from seqapp.predict import Prediction, refuse_nothing, text_of
 from seqapp.run import Run, replacing, write_json
@@ -81,6 +82,9 @@ class Classify:
         refuse_nothing(len(examples), source)
         inputs = [coder.inputs(example) for example in examples]
         return lambda model: coder.predictions(coder.fitting(model), examples, inputs)
+
+    def generator(self, run: Run, wish: Wish) -> NoReturn:
+        nothing_to_generate(run)
 
 
 @dataclass(frozen=True)

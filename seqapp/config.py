@@ -15,7 +15,7 @@ from typing import Any
 from seqapp.errors import UsageError
 
 CELL_NAMES = ("plain", "lstm", "gru", "cifg")
-TASKS = ("next-word", "next-character", "classify", "forecast")
+TASKS = ("next-word", "next-character", "next-note", "classify", "forecast")
 
 
 def option(default: Any, text: str) -> Any:
@@ -63,6 +63,15 @@ class ForecastConfig:
 
 
 @dataclass(frozen=True)
+class NextNoteConfig:
+    """Of the task `next-note` alone."""
+
+    frame: float = option(1.0, "quarter notes in a frame of the piano roll")
+    transpose: int = option(5, "train on each piece up to so many semitones higher and lower, another key in each epoch")
+    part: str | None = option(None, "the part of a score or the track of a MIDI file to read, by name or number (default: all)")
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     epochs: int = option(20, "passes over the training split, at most")
     patience: int = option(3, "stop after so many epochs without a better validation")
@@ -85,6 +94,7 @@ class Config:
     training: TrainingConfig = TrainingConfig()
     classify: ClassifyConfig = ClassifyConfig()
     forecast: ForecastConfig = ForecastConfig()
+    next_note: NextNoteConfig = NextNoteConfig()
 
     def check(self) -> Config:
         """Returns itself.
@@ -127,8 +137,11 @@ class Config:
         for name, least in (("horizon", 1), ("season", 1), ("long_season", 0)):
             value = getattr(f, name)
             _require(value is None or value >= least, name, f"a whole number of at least {least}", value)
-        for task, kind in _groups():
-            if task in TASKS and task != self.task and getattr(self, task) != kind():
+        _require(0 < self.next_note.frame <= 16, "frame", "above 0 and at most 16 quarter notes", self.next_note.frame)
+        _require(0 <= self.next_note.transpose <= 12, "transpose", "from 0 to 12 semitones", self.next_note.transpose)
+        for name, kind in _groups():
+            task = name.replace("_", "-")
+            if task in TASKS and task != self.task and getattr(self, name) != kind():
                 flags = ", ".join(f"--{item.name.replace('_', '-')}" for item in fields(kind))
                 raise UsageError(f"{flags} are for the task {task} alone. Received: the task {self.task}")
         _require(0 <= t.seed < 2**32, "seed", "from 0 to 4294967295", t.seed)

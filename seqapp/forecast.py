@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from seqapp import series as tables
 from seqapp.config import Config, DataConfig, ForecastConfig, ModelConfig, TrainingConfig
 from seqapp.errors import UsageError, need
 from seqapp.framing import LEVELS, MEDIAN, Array, Framing
+from seqapp.generate import Wish, nothing_to_generate
 from seqapp.predict import Prediction
 from seqapp.run import Run, write_json
 from seqapp.sequences import padded
 from seqapp.series import Series
+from seqapp.step import compiled
 from seqapp.study import Report, Study
 
 Forecaster = Callable[[Array], Array]  # features (B, T, F) -> outputs (B, T, horizon · levels)
@@ -64,7 +66,7 @@ class Forecast:
             found = fitting(tables.read(Path(data), run.config.forecast.target), framing, data)
             part, outlooks["data"] = "data", parts.outlooks(found, framing, part)
         known = run.kept_baselines(data)
-        return lambda model: ForecastReport.of(forecaster(model), framing, outlooks, part, known)
+        return lambda model: ForecastReport.of(compiled(model), framing, outlooks, part, known)
 
     def predictor(self, run: Run, source: str) -> Callable[[Any], list[Prediction]]:
         if source == "-":
@@ -74,9 +76,12 @@ class Forecast:
         outlooks = [outlook(series, framing, len(series), np.array([len(series)])) for series in found]
         return lambda model: [
             row
-            for about, quantiles in zip(outlooks, forecasts(forecaster(model), framing, outlooks), strict=True)
+            for about, quantiles in zip(outlooks, forecasts(compiled(model), framing, outlooks), strict=True)
             for row in _predictions(about.series, quantiles[0])
         ]
+
+    def generator(self, run: Run, wish: Wish) -> NoReturn:
+        nothing_to_generate(run)
 
 
 def _predictions(series: Series, quantiles: Array) -> list[Prediction]:
@@ -153,15 +158,6 @@ class Parts:
             origins = np.arange(ends["train" if part == "validation" else "validation"], ends[part], framing.horizon)
             found.append(outlook(one, framing, ends["train"], origins))
         return found
-
-
-def forecaster(model: Any) -> Forecaster:
-    """A trained model, compiled once for all batches and lengths."""
-    import tensorflow as tf
-
-    spec = tf.TensorSpec([None, None, model.input_shape[-1]], "float32")
-    traced = tf.function(lambda x: model(x, training=False), input_signature=[spec], autograph=False)
-    return lambda x: np.asarray(traced(x))
 
 
 def forecasts(model: Forecaster, framing: Framing, outlooks: Sequence[Outlook]) -> list[Array]:

@@ -12,15 +12,15 @@ import tensorflow as tf
 from keras import ops
 
 from seqapp import forecast, series
+from seqapp.chain import build_chain
 from seqapp.config import Config
 from seqapp.errors import UsageError
-from seqapp.forecast import Parts, features, forecaster
+from seqapp.forecast import Parts, features
 from seqapp.forecast_report import ForecastReport, scaled_pinball
 from seqapp.framing import LEVELS, Array, Framing
-from seqapp.job import built_of, make_cell
-from seqapp.recurrence import Recurrence
 from seqapp.run import Run
 from seqapp.series import Series
+from seqapp.step import compiled
 
 FEWEST = 20  # batches in an epoch
 
@@ -32,7 +32,7 @@ class ForecastStudy:
         self.model = self.learner = model
         self.framing, self.series, self.config, self.parts = framing, found, config.training, Parts.of(config)
         self.loss = Pinball(framing.horizon)
-        self.forecaster = forecaster(model)
+        self.forecaster = compiled(model)
         self.held_out = {name: self.parts.outlooks(found, framing, name) for name in ("validation", "test")}
         self.x, self.y, self.known = zip(*map(self._known, self.held_out["validation"]), strict=True)
         self.timesteps = min(self.config.bptt, max(map(len, self.x)))
@@ -106,7 +106,7 @@ class ForecastStudy:
             raise UsageError(f"The series are not those {run.path} was begun with: restore the data, or start again.")
 
     def report(self, model: Any, part: str) -> ForecastReport:
-        return ForecastReport.of(forecaster(model), self.framing, self.held_out, part)
+        return ForecastReport.of(compiled(model), self.framing, self.held_out, part)
 
 
 def _windows(arrays: Sequence[Array], picks: list[tuple[int, int]], timesteps: int) -> Array:
@@ -142,10 +142,4 @@ def build_forecaster(config: Config, framing: Framing) -> Any:
     Raises:
         UsageError: its cell does not exist or cannot be made.
     """
-    m = config.model
-    with built_of(m.cell):
-        x = inputs = keras.Input((None, framing.width), name="features")
-        for _ in range(m.layers):
-            x, *_ = Recurrence(make_cell(m), m.recurrent_dropout)(x)
-            x = keras.layers.Dropout(m.dropout, noise_shape=(None, 1, None))(x)
-        return keras.Model(inputs, keras.layers.Dense(framing.output_size, kernel_initializer="zeros", name="quantiles")(x))
+    return build_chain(config.model, framing.width, framing.output_size, "quantiles", kernel="zeros")

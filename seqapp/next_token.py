@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import numpy as np
 
 from seqapp.config import Config, DataConfig, ModelConfig, TrainingConfig
 from seqapp.corpus import read_files
+from seqapp.decoding import beam, sample
 from seqapp.errors import UsageError
+from seqapp.generate import Wish
 from seqapp.predict import Prediction, refuse_nothing, text_of
 from seqapp.run import Run
 from seqapp.scoring import Metrics, Tokens, baselines, metrics, score_all, unknown_fraction
@@ -19,6 +23,7 @@ from seqapp.step import KerasStepper, Stepper, log_softmax
 from seqapp.study import Study
 from seqapp.vocabulary import Vocabulary
 
+LENGTHS = {"word": 40, "character": 300}  # tokens that are generated where nothing is said
 LIKELY = 5  # tokens that a prediction tells the probabilities of
 
 
@@ -85,6 +90,34 @@ class NextToken:
             return [_prediction(stepper, vocabulary, given, after if tab else None) for given, tab, after in rows]
 
         return predict
+
+    def generator(self, run: Run, wish: Wish) -> Callable[[Any], str]:
+        if wish.output:
+            raise UsageError("--output is for music: a text is printed.")
+        vocabulary = run.vocabulary
+        length = wish.length or LENGTHS[vocabulary.unit]
+        prompt = _prompt_tokens(vocabulary, wish.prompt)
+        numbers = vocabulary.numbers([vocabulary.end, *prompt])
+        banned = [vocabulary.unknown_number]  # nothing that one could write
+
+        def generate(model: Any) -> str:
+            stepper = KerasStepper(model)
+            if wish.beam:
+                added = beam(stepper, numbers, length, wish.beam, banned)
+            else:
+                added = list(islice(sample(stepper, numbers, wish.sampling, wish.rng, banned), length))
+            return vocabulary.join([*prompt, *(vocabulary.tokens[number] for number in added)]).strip("\n")
+
+        return generate
+
+
+def _prompt_tokens(vocabulary: Vocabulary, text: str) -> list[str]:
+    """The tokens of a prompt as written; says which of them the model does not know."""
+    tokens = vocabulary.prompt(text)
+    unknown = [token for token in dict.fromkeys(tokens) if token not in vocabulary.tokens]
+    if unknown:
+        print(f"not in the vocabulary, read as {vocabulary.unknown}: {' '.join(unknown)}", file=sys.stderr)
+    return tokens
 
 
 def _prediction(model: Stepper, vocabulary: Vocabulary, text: str, reference: str | None) -> Prediction:

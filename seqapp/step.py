@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,6 +52,17 @@ class KerasStepper:
 
     def sequence(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
         return _arrays(self._sequence(np.asarray(tokens, self.kind), list(states)))
+
+
+def compiled(model: Any) -> Callable[[Array], Array]:
+    """A Keras model of features (B, T, F), from its first states on, as a function that is traced once for all batches and
+    lengths: outputs (B, T, V).
+    """
+    import tensorflow as tf
+
+    spec = tf.TensorSpec([None, None, model.input_shape[-1]], "float32")
+    traced = tf.function(lambda x: model(x, training=False), input_signature=[spec], autograph=False)
+    return lambda x: np.asarray(traced(x))
 
 
 def _arrays(result: Any) -> tuple[Array, list[Array]]:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 from seqapp.classify import Classify
 from seqapp.config import Config
 from seqapp.forecast import Forecast
+from seqapp.generate import Wish
+from seqapp.next_note import NextNote
 from seqapp.next_token import NextToken
 from seqapp.predict import Prediction
 from seqapp.run import Run
@@ -48,10 +50,18 @@ class Task(Protocol):
             UsageError: they cannot be read, or do not fit the run.
         """
 
+    def generator(self, run: Run, wish: Wish) -> Callable[[Any], str]:
+        """What `generate` makes and prints: a function of the trained model.
+
+        Raises:
+            UsageError: the task generates nothing, or the wish does not fit it.
+        """
+
 
 TASKS: dict[str, Task] = {
     "next-word": NextToken("word"),
     "next-character": NextToken("character"),
+    "next-note": NextNote(),
     "classify": Classify(),
     "forecast": Forecast(),
 }

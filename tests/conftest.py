@@ -153,3 +153,42 @@ def forecasted(tmp_path_factory: pytest.TempPathFactory, series_file: Path) -> C
         return runs[flags]
 
     return run_with
+
+
+def tune(seed: int, frames: int = 48) -> Any:
+    """A roll (frames, 88): a triad of a scale that goes up and down, and a bass that holds."""
+    rng = np.random.default_rng(seed)
+    roll = np.zeros((frames, 88), np.uint8)
+    scale, place = [27, 29, 31, 32, 34, 36, 38, 39, 41, 43, 44], int(rng.integers(0, 6))
+    for t in range(frames):
+        place = int(np.clip(place + (1 if (t // 4 + seed) % 2 else -1), 0, 6))
+        roll[t, [scale[place], scale[place + 2], scale[place + 4], 15 + 5 * (t // 8 % 2)]] = 1
+    return roll
+
+
+@pytest.fixture(scope="session")
+def music_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty pieces as MIDI, in quarter notes, in 3/4 and at 90 of them a minute."""
+    from seqapp.pieces import Piece, write_midi
+
+    folder = tmp_path_factory.mktemp("music")
+    for i in range(40):
+        write_midi(Piece(str(i), tune(i, 40 + i % 9), 1.0, 90.0, "3/4"), folder / f"{i}.mid")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def composed(tmp_path_factory: pytest.TempPathFactory, music_folder: Path) -> Callable[..., Run]:
+    """Trains a run of music with the given flags, once for the same flags."""
+    runs: dict[tuple[str, ...], Run] = {}
+
+    def run_with(*flags: str) -> Run:
+        if flags not in runs:
+            path = tmp_path_factory.mktemp("runs") / "run"
+            given = ["--run", str(path), "--task", "next-note", "--data", str(music_folder), "--validation-fraction", "0.2"]
+            small = ["--test-fraction", "0.2", "--units", "48", "--epochs", "30", "--batch-size", "2", "--dropout", "0"]
+            assert train([*given, *small, "--learning-rate", "0.02", "--transpose", "0", *flags]) == 0
+            runs[flags] = Run.open(path)
+        return runs[flags]
+
+    return run_with

@@ -82,7 +82,7 @@ def test_train_refuses_bad_data(
         (["--cell", "plain", "--activation", "nonsense"], ("nonsense",)),
         (["--dropout", "1"], ("--dropout",)),
         (["--learning-rate", "nan"], ("--learning-rate",)),
-        (["--task", "next-planet"], ("--task", "next-word, next-character, classify, forecast")),
+        (["--task", "next-planet"], ("--task", "next-word, next-character, next-note, classify, forecast")),
         (["--both-ways"], ("--both-ways", "for the task classify", "next-word")),
         (["--task", "next-character", "--fold", "2"], ("--fold", "for the task classify", "next-character")),
         (["--task", "classify", "--unit", "syllable"], ("--unit", "word or character", "syllable")),
@@ -159,7 +159,7 @@ def test_commands_refuse_a_run_of_another_task(
 ) -> None:
     content = json.loads(copied.config_file.read_text())
     copied.config_file.write_text(json.dumps({**content, "task": "translate"}))
-    refused(capsys, command([str(copied.path)]), "'translate'", "next-word, next-character, classify")
+    refused(capsys, command([str(copied.path)]), "'translate'", "next-word, next-character, next-note, classify")
 
 
 @pytest.fixture

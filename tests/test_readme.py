@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import dated_values, sentences
+from seqapp.pieces import Piece, write_midi
+from tests.conftest import dated_values, sentences, tune
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -42,6 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (path / "my-folder" / f"{i}.txt").write_text(sentences(20, seed=i), "utf-8")
     (path / "my-labels.tsv").write_text(labelled(400), "utf-8")
     (path / "my-series.csv").write_text(dated_values(300), "utf-8")
+    (path / "my-music").mkdir()
+    for i in range(40):
+        write_midi(Piece("tune", tune(i), 0.5), path / "my-music" / ("song.mid" if i == 0 else f"{i}.mid"))
     of_runs: dict[str, list[str]] = {}
     for line in COMMANDS[2:]:
         of_runs.setdefault(re.findall(r"runs/\w+", line)[0], []).append(line)
@@ -75,6 +79,16 @@ def test_the_example_runs(folder: Path) -> None:
     likely, *text = run([sys.executable, "-c", example], folder).splitlines()
     assert len(eval(likely)) == 3
     assert any(text)
+
+
+def test_music_is_made(folder: Path) -> None:
+    for path in (
+        "song-goes-on.mid",
+        "song-goes-on.png",
+        "runs/chorales/generated.mid",
+        "runs/music/bundle/model.dynamic.tflite",
+    ):
+        assert (folder / path).stat().st_size > 100
 
 
 def test_the_example_of_a_forecast_runs(folder: Path) -> None:

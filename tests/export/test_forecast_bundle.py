@@ -16,10 +16,11 @@ import export.__main__
 from export import benchmark
 from export.runtime import ENGINES, load
 from seqapp import forecast
-from seqapp.forecast import forecaster, forecasts, outlook
+from seqapp.forecast import forecasts, outlook
 from seqapp.framing import LEVELS
 from seqapp.run import Run
 from seqapp.series import Series, read
+from seqapp.step import compiled
 from tests.conftest import refused
 
 Forecasted = Callable[..., Run]
@@ -61,7 +62,7 @@ def test_the_manifest(bundle: Path, run: Run) -> None:
 def test_the_forecast_is_that_of_keras(engine: str, bundle: Path, run: Run, sold: Series) -> None:
     framing = forecast.load_framing(run.path)
     about = outlook(sold, framing, len(sold), np.array([len(sold)]))
-    (wanted,) = forecasts(forecaster(run.load_model()), framing, [about])
+    (wanted,) = forecasts(compiled(run.load_model()), framing, [about])
     found = load(bundle, engine).forecast(sold.values, sold.dates, sold.beside)
     assert found.shape == (5, len(LEVELS))
     np.testing.assert_allclose(found, wanted[0], rtol=1e-4)

@@ -119,7 +119,10 @@ def test_a_whole_number_does_for_a_fraction() -> None:
         ({"model": {"cell": ["gru"]}}, "The setting 'cell' must be of type .*str"),
         ({"data": {"data": 3}}, "The setting 'data' must be of type str | None. Received: 3"),
         ({"training": {"time_limit": "long"}}, "The setting 'time_limit' must be of type float | None"),
-        ({"task": "next-note"}, "--task must be one of next-word, next-character, classify, forecast. Received: next-note"),
+        (
+            {"task": "next-move"},
+            "--task must be one of next-word, next-character, next-note, classify, forecast. Received: next-move",
+        ),
         ({"task": None}, "--task must be one of"),
     ],
 )

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from seqapp import forecast, predict
 from seqapp.config import Config, DataConfig, ForecastConfig
-from seqapp.forecast import Forecast, Parts, forecaster, forecasts, outlook
+from seqapp.forecast import Forecast, Parts, forecasts, outlook
 from seqapp.framing import LEVELS, Framing
 from seqapp.run import Run
 from seqapp.series import Series, read
+from seqapp.step import compiled
 from tests.conftest import dated_values, refused
 
 Forecasted = Callable[..., Run]
@@ -65,7 +66,7 @@ def test_series_that_cannot_be_forecast(values: Any, parts: tuple[str, ...]) -> 
 
 def test_a_series_alone_is_as_among_others(forecasted: Forecasted) -> None:
     run = forecasted()
-    framing, model = forecast.load_framing(run.path), forecaster(run.load_model())
+    framing, model = forecast.load_framing(run.path), compiled(run.load_model())
     (whole,) = Parts.of(run.config).outlooks([s for s in forecast.load_series(run.path) if s.name == "sold"], framing, "test")
     cut = replace(whole, origins=whole.origins[:2])
     shifted = replace(whole, series=replace(whole.series, values=whole.series.values * 3 + 7), scale=whole.scale * 3)
@@ -77,7 +78,7 @@ def test_a_series_alone_is_as_among_others(forecasted: Forecasted) -> None:
 
 def test_what_comes_after_an_origin_is_not_seen(forecasted: Forecasted) -> None:
     run = forecasted("--target", "sold")
-    framing, model = forecast.load_framing(run.path), forecaster(run.load_model())
+    framing, model = forecast.load_framing(run.path), compiled(run.load_model())
     (one,) = Parts.of(run.config).outlooks(forecast.load_series(run.path), framing, "test")
     values, beside, origin = one.series.values.copy(), one.series.beside.copy(), int(one.origins[0])
     values[origin:], beside[origin:] = 1e6, -1e6
@@ -138,7 +139,7 @@ def test_the_run_says_how_series_go_on(forecasted: Forecasted, series_file: Path
     # The files say the same: framing, model and what is read of the table.
     sold = read(series_file, None)[0]
     framing = forecast.load_framing(run.path)
-    wanted = forecasts(forecaster(run.load_model()), framing, [outlook(sold, framing, 400, np.array([400]))])[0][0, 0]
+    wanted = forecasts(compiled(run.load_model()), framing, [outlook(sold, framing, 400, np.array([400]))])[0][0, 0]
     np.testing.assert_allclose(values, wanted, rtol=1e-6)
 
 

@@ -95,7 +95,9 @@ def test_an_unfinished_run(run: Run) -> None:
 @pytest.mark.parametrize("task", ["classification", None])
 def test_a_run_of_another_task(run: Run, task: str | None) -> None:
     write_json(run.config_file, {"task": task})
-    with pytest.raises(UsageError, match=r"is a run of the task .*: this command knows next-word, next-character, classify"):
+    with pytest.raises(
+        UsageError, match=r"is a run of the task .*: this command knows next-word, next-character, next-note, classify"
+    ):
         _ = Run.open(run.path).config
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import seqapp.generate
 from seqapp import config
 from seqapp.errors import UsageError
 from seqapp.run import Run
@@ -24,23 +25,39 @@ def test_defaults_name_their_task(name: str) -> None:
         assert TASKS[name].defaults(own_data).data.data is None
 
 
+FILES = {"forecast": (".csv", "value\n1\n2\n"), "next-note": (".abc", "X:1\nK:C\nC D E F\n")}
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_data_are_refused_before_any_work(name: str, tmp_path: Path) -> None:
-    suffix = ".csv" if name == "forecast" else ".tsv"
-    none, bad, good = (tmp_path / f"{stem}{suffix}" for stem in ("none", "bad", "good"))
+    suffix, content = FILES.get(name, (".tsv", "yes\tIt is.\nno\tIt is not.\n"))
+    none, good = tmp_path / f"none{suffix}", tmp_path / f"good{suffix}"
+    bad = tmp_path / ("bad.mid" if name == "next-note" else f"bad{suffix}")
     with pytest.raises(UsageError, match="There is no"):
         TASKS[name].check_data(str(none))
     bad.write_bytes(b"\x00\x01")
-    with pytest.raises(UsageError, match=rf"bad\{suffix} is a binary file"):
+    with pytest.raises(UsageError, match=rf"{bad.name} (is a binary file|cannot be read as MIDI)"):
         TASKS[name].check_data(str(bad))
-    good.write_text("value\n1\n2\n" if name == "forecast" else "yes\tIt is.\nno\tIt is not.\n")
+    good.write_text(content)
     TASKS[name].check_data(str(good))
 
 
-def test_a_report_has_what_the_commands_show(
-    classified: Callable[..., Run], trained: Callable[..., Run], forecasted: Callable[..., Run]
+@pytest.mark.parametrize("name", ["classify", "forecast"])
+def test_labels_and_forecasts_are_not_generated(
+    name: str, classified: Callable[..., Run], forecasted: Callable[..., Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for run in (classified("talk"), trained(), forecasted()):
+    run = classified("talk") if name == "classify" else forecasted()
+    capsys.readouterr()
+    assert seqapp.generate.main([str(run.path)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: A run of the task {name} generates nothing: use python -m seqapp.predict {run.path}.\n"
+    )
+
+
+def test_a_report_has_what_the_commands_show(
+    classified: Callable[..., Run], trained: Callable[..., Run], forecasted: Callable[..., Run], composed: Callable[..., Run]
+) -> None:
+    for run in (classified("talk"), trained(), forecasted(), composed()):
         task, model = TASKS[run.config.task], run.load_model()
         report = task.evaluation(run, None)(model)
         assert {name: row for name, row in run.metrics.items() if name in report.as_json()} == report.as_json()
