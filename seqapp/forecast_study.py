@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import ops
 
 from seqapp import forecast, series
+from seqapp.batching import generated
 from seqapp.chain import build_chain
 from seqapp.config import Config
 from seqapp.errors import UsageError
@@ -80,9 +81,7 @@ class ForecastStudy:
 
         widths = (framing.width, framing.horizon, framing.horizon)
         signature = tuple(tf.TensorSpec([None, timesteps, width], "float32") for width in widths)
-        data = tf.data.Dataset.from_generator(batches, output_signature=signature)
-        # A pipeline of unknown size makes `fit` count one batch too many.
-        return data.apply(tf.data.experimental.assert_cardinality(self.per_epoch - start))
+        return generated(batches, signature, self.per_epoch - start)
 
     def begin_epoch(self) -> None:
         pass

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from seqapp import labelled
+from seqapp.batching import generated
 from seqapp.classifier import Classifier
 from seqapp.classify import Array, Coder, LabelReport, classified_by, log_probabilities
 from seqapp.config import Config, TrainingConfig
@@ -68,11 +69,7 @@ class LabelStudy:
         labels = tf.TensorSpec([None, timesteps][: 1 + y.ndim], "int32")
         inputs = tf.TensorSpec([None, timesteps, *x.shape[1:]], x.dtype)
         signature = ((inputs, tf.TensorSpec([None], "int32")), labels, tf.TensorSpec(labels.shape, "float32"))
-        # A pipeline of unknown size makes `fit` count one batch too many.
-        data = tf.data.Dataset.from_generator(batches, output_signature=signature)
-        options = tf.data.Options()
-        options.autotune.enabled = False
-        return data.apply(tf.data.experimental.assert_cardinality(len(picks))).with_options(options)
+        return generated(batches, signature, len(picks))
 
     def begin_epoch(self) -> None:
         pass

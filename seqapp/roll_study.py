@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import ops
 
 from seqapp import pieces
+from seqapp.batching import generated
 from seqapp.chain import build_chain
 from seqapp.config import Config
 from seqapp.errors import UsageError
@@ -75,9 +76,7 @@ class RollStudy:
                 yield told_before(rolls), rolls.astype(np.float32), known.astype(np.float32)
 
         signature = tuple(tf.TensorSpec([None, None, *rest], "float32") for rest in ([KEYS], [KEYS], []))
-        data = tf.data.Dataset.from_generator(batches, output_signature=signature)
-        # A pipeline of unknown size makes `fit` count one batch too many.
-        return data.apply(tf.data.experimental.assert_cardinality(len(picks) - start))
+        return generated(batches, signature, len(picks) - start)
 
     def begin_epoch(self) -> None:
         pass
