@@ -35,7 +35,7 @@ class NextNote:
         return Config(
             task="next-note",
             data=DataConfig(validation_fraction=0.1, test_fraction=0.1),
-            model=ModelConfig(units=256, dropout=0.4, recurrent_dropout=0.2),
+            model=ModelConfig(units=256, dropout=0.2, recurrent_dropout=0.1),
             training=TrainingConfig(epochs=40, patience=8, batch_size=16, bptt=128, learning_rate=4e-3),
             next_note=NextNoteConfig(),
         )
