@@ -116,7 +116,7 @@ def outlook(series: Series, framing: Framing, measured: int, origins: Array) -> 
     least = framing.first + 1
     if measured < least + framing.horizon:
         raise UsageError(
-            f"The series {series.name or '1'} has {len(series)} timesteps, of which {measured} come before what is held out: "
+            f"The series {series.name or '1'} has {len(series)} timesteps, of which {max(0, measured)} come before what is held out: "
             f"with a horizon of {framing.horizon} and a season of {max(framing.season, framing.long_season)} at least "
             f"{least + framing.horizon} are needed. Give longer series, or lower --horizon, --season or --long-season."
         )
@@ -202,6 +202,8 @@ def framing_of(series: Sequence[Series], config: Config) -> Framing:
     season = season if f.season is None else f.season
     if f.long_season is not None:
         long_season = f.long_season
+        if 0 < long_season <= season:
+            raise UsageError(f"--long-season must be longer than a season, {season}, or 0. Received: {long_season}")
     elif min(map(len, known)) < 3 * long_season or long_season % season:
         long_season = 0  # too little to learn it from, or none of this season
     return Framing(

@@ -114,6 +114,9 @@ class TestFraming:
         assert self.of("h", 900, season=25) == (25, 0)
         assert self.of("h", 900, season=1, long_season=0) == (1, 0)
 
+    def test_a_long_season_is_longer(self) -> None:
+        refused(lambda: self.of("D", 900, long_season=7), "--long-season", "longer than a season, 7", "Received: 7")
+
     def test_columns_are_scaled_by_the_training_part(self) -> None:
         beside = np.r_[np.full((90, 1), 2.0), np.full((10, 1), 900.0)]
         one = replace(series(VALUES.repeat(2)[:100]), beside=beside, columns=("c",))
