@@ -116,9 +116,9 @@ def outlook(series: Series, framing: Framing, measured: int, origins: Array) -> 
     least = framing.first + 1
     if measured < least + framing.horizon:
         raise UsageError(
-            f"The series {series.name or '1'} has {len(series)} timesteps, of which {max(0, measured)} come before what is held out: "
-            f"with a horizon of {framing.horizon} and a season of {max(framing.season, framing.long_season)} at least "
-            f"{least + framing.horizon} are needed. Give longer series, or lower --horizon, --season or --long-season."
+            f"The series {series.name or '1'} has {len(series)} timesteps, of which {max(0, measured)} come before what is "
+            f"held out: with a horizon of {framing.horizon} and a season of {max(framing.season, framing.long_season)} "
+            f"at least {least + framing.horizon} are needed. Give longer series, or lower --horizon, --season or --long-season."
         )
     scale = framing.scale(series.values[:measured])
     if not scale > 0:
