@@ -137,7 +137,8 @@ class Config:
         for name, least in (("horizon", 1), ("season", 1), ("long_season", 0)):
             value = getattr(f, name)
             _require(value is None or value >= least, name, f"a whole number of at least {least}", value)
-        _require(0 < self.next_note.frame <= 16, "frame", "above 0 and at most 16 quarter notes", self.next_note.frame)
+        frame = self.next_note.frame
+        _require(1 / 64 <= frame <= 16, "frame", "from 1/64 to 16 quarter notes", frame)
         _require(0 <= self.next_note.transpose <= 12, "transpose", "from 0 to 12 semitones", self.next_note.transpose)
         for name, kind in _groups():
             task = name.replace("_", "-")

@@ -17,7 +17,11 @@ def main(argv: list[str] | None = None) -> int:
         description="Measures a run on its test split, or on a text of yours, beside its baselines.",
     )
     p.add_argument("run", metavar="RUN", help="a run directory that seqapp.train made")
-    p.add_argument("--data", metavar="PATH", help="a UTF-8 text file or a folder of them, instead of the test split")
+    p.add_argument(
+        "--data",
+        metavar="PATH",
+        help="data of the run's kind, instead of the test split (of series, their last part)",
+    )
     p.add_argument("--json", action="store_true", help="print the figures as JSON")
     add_import_flag(p)
     a = p.parse_args(argv)

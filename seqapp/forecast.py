@@ -90,7 +90,7 @@ def _predictions(series: Series, quantiles: Array) -> list[Prediction]:
         Prediction(
             f"{series.name} {date}".strip(),
             None,
-            f"{row[MEDIAN]:.6g}",
+            f"{row[MEDIAN]:.9g}",
             float(row[-1] - row[0]),
             tuple((f"{level:g}", float(value)) for level, value in zip(LEVELS, row, strict=True)),
         )
@@ -113,17 +113,22 @@ def outlook(series: Series, framing: Framing, measured: int, origins: Array) -> 
     Raises:
         UsageError: the series is too short, or repeats itself and so has no unit.
     """
-    least = framing.first + 1
-    if measured < least + framing.horizon:
+    held_out = measured < len(series)
+    least = framing.first + (1 + framing.horizon if held_out else 2)
+    if measured < least:
+        words = f", of which {max(0, measured)} come before what is held out" if held_out else ""
+        seasons = max(framing.season, framing.long_season)
         raise UsageError(
-            f"The series {series.name or '1'} has {len(series)} timesteps, of which {max(0, measured)} come before what is "
-            f"held out: with a horizon of {framing.horizon} and a season of {max(framing.season, framing.long_season)} "
-            f"at least {least + framing.horizon} are needed. Give longer series, or lower --horizon, --season or --long-season."
+            f"The series {series.name or '1'} has {len(series)} timesteps{words}: with a horizon of {framing.horizon} and a "
+            f"season of {seasons} at least {least} are needed. "
+            "Give longer series, or lower --horizon, --season or --long-season."
         )
-    scale = framing.scale(series.values[:measured])
-    if not scale > 0:
-        what = "is constant" if np.ptp(series.values[:measured]) == 0 else f"repeats itself every {framing.season} timesteps"
-        raise UsageError(f"The series {series.name or '1'} {what}: there is nothing to forecast, leave it out.")
+    known = series.values[:measured]
+    scale = framing.scale(known)
+    if not framing.varies(known, scale):
+        what = "is constant" if np.ptp(known) == 0 else f"repeats itself every {framing.season} timesteps"
+        where = f" in its first {measured} timesteps" if held_out else ""
+        raise UsageError(f"The series {series.name or '1'} {what}{where}: there is nothing to forecast, leave it out.")
     return Outlook(series, scale, origins)
 
 
@@ -184,12 +189,17 @@ def fitting(series: list[Series], framing: Framing, name: str) -> list[Series]:
     Raises:
         UsageError: they have other columns beside them, or no dates.
     """
-    first = series[0]
-    if first.columns != framing.names or (framing.dated and first.dates is None):
-        wanted = " and ".join(filter(None, ["a date" * framing.dated, ", ".join(framing.names)])) or "no other columns"
-        raise UsageError(
-            f"{name} does not fit the run, which reads beside a series {wanted}. Received: {', '.join(first.columns)}"
-        )
+    for one in series:
+        if one.columns != framing.names or (framing.dated and one.dates is None):
+            parts = ["a date" * framing.dated, ", ".join(framing.names)]
+            wanted = " and ".join(filter(None, parts)) or "no other columns"
+            found = ", ".join(one.columns) or "none"
+            raise UsageError(f"{name} does not fit the run, which reads beside a series {wanted}. Received: {found}")
+        if framing.dated and one.frequency != framing.frequency:
+            raise UsageError(
+                f"{name} does not fit the run, whose dates come by {framing.frequency} as pandas names it: "
+                f"give such dates. Received: {one.frequency}"
+            )
     return series
 
 
@@ -197,7 +207,7 @@ def framing_of(series: Sequence[Series], config: Config) -> Framing:
     """What the settings ask of the series; the seasons that they leave open follow from how often the dates come."""
     f, first, parts = config.forecast, series[0], Parts.of(config)
     season, long_season = tables.seasons(first.frequency)
-    known = [s.beside[: parts.ends(len(s), f.horizon)["train"]] for s in series]
+    known = [s.beside[: max(1, parts.ends(len(s), f.horizon)["train"])] for s in series]
     beside = np.concatenate(known)
     season = season if f.season is None else f.season
     if f.long_season is not None:
@@ -214,6 +224,7 @@ def framing_of(series: Sequence[Series], config: Config) -> Framing:
         first.columns,
         tuple(beside.mean(0).tolist()),
         tuple((beside.std(0) + 1e-9).tolist()),
+        first.frequency,
     )
 
 

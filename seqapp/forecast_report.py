@@ -130,7 +130,7 @@ class ForecastReport:
         return "\n".join(lines)
 
     def draw(self, folder: Path) -> None:
-        """forecasts.png: the last forecast of the first series, with the intervals of 50 % and 90 %, and what came true."""
+        """forecasts.png: the last forecast of each of the first series, its intervals of 50 % and 90 %, and what came true."""
         import matplotlib
 
         matplotlib.use("Agg")

@@ -57,7 +57,7 @@ class ForecastStudy:
         y, known = self.framing.targets(about.series.values[:end], about.scale)
         return features(about, self.framing, end)[:-1], y[:-1], known[:-1]
 
-    measure = "pinball loss"
+    unit = measure = "pinball loss"
 
     def measured(self, nats: float) -> float:
         return nats
@@ -99,7 +99,10 @@ class ForecastStudy:
     def check_same(self, run: Run) -> None:
         kept = forecast.load_series(run.path)
         if len(kept) != len(self.series) or not all(
-            np.array_equal(a.values, b.values) and np.array_equal(a.beside, b.beside)
+            (a.name, a.columns, a.frequency) == (b.name, b.columns, b.frequency)
+            and np.array_equal(a.values, b.values)
+            and np.array_equal(a.beside, b.beside)
+            and np.array_equal(np.asarray(a.dates), np.asarray(b.dates))
             for a, b in zip(kept, self.series, strict=True)
         ):
             raise UsageError(f"The series are not those {run.path} was begun with: restore the data, or start again.")

@@ -33,6 +33,7 @@ class Framing:
         long_season: timesteps in a season of seasons, a week of days of hours; 0 where there is none.
         dated: whether hour, weekday and day of the year are told.
         names: the columns that are read beside the series itself, with `mean` and `deviation` of each.
+        frequency: how often the dates come, as pandas names it.
     """
 
     horizon: int
@@ -42,6 +43,7 @@ class Framing:
     names: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
+    frequency: str | None = None
 
     @property
     def first(self) -> int:
@@ -63,6 +65,10 @@ class Framing:
     def scale(self, values: Array) -> float:
         """The mean change of a series (T,) from one season to the next: what MASE divides by (Hyndman and Koehler 2006)."""
         return float(np.abs(values[self.season :] - values[: -self.season]).mean())
+
+    def varies(self, values: Array, scale: float) -> bool:
+        """Whether there is more to measure by than rounding."""
+        return scale > 1e-9 * float(np.abs(values).max())
 
     def naive(self, values: Array, timesteps: Array) -> Array:
         """The seasonal naive forecast (N, horizon) after each of the timesteps (N,) of a series (T,)."""
@@ -101,17 +107,24 @@ class Framing:
         Raises:
             UsageError: the series is too short, constant or not of finite numbers, or what belongs to it is missing.
         """
-        values = np.asarray(values, np.float64)
-        if values.ndim != 1 or len(values) <= self.first + 1:
-            raise UsageError(f"values must be a series (T,) of more than {self.first + 1} numbers. Received: {values.shape}")
+        try:
+            values = np.asarray(values, np.float64)
+            dates = np.asarray(dates, "datetime64[s]") if self.dated and dates is not None else None
+            beside = np.asarray(beside, np.float64) if self.names and beside is not None else None
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"values and beside must be numbers, dates datetime64 ({error}).") from None
+        if values.ndim != 1 or len(values) < self.first + 2:
+            raise UsageError(f"values must be a series (T,) of at least {self.first + 2} numbers. Received: {values.shape}")
         for name, given, wanted in (("dates", dates, (len(values),)), ("beside", beside, (len(values), len(self.names)))):
             needed = self.dated if name == "dates" else bool(self.names)
-            if needed and (given is None or np.shape(given) != wanted):
-                raise UsageError(f"{name} must have the shape {wanted}. Received: {None if given is None else np.shape(given)}")
+            if needed and (given is None or given.shape != wanted):
+                raise UsageError(f"{name} must have the shape {wanted}. Received: {None if given is None else given.shape}")
         if not (np.isfinite(values).all() and (beside is None or np.isfinite(beside).all())):
             raise UsageError("values must be finite numbers: fill the gaps. Received: some that are not")
+        if dates is not None and not (np.diff(dates) > np.timedelta64(0)).all():
+            raise UsageError("dates must each come after the one before: sort them, and leave none out.")
         scale = self.scale(values)
-        if not scale > 0:
+        if not self.varies(values, scale):
             raise UsageError(f"The series is constant, or repeats itself every {self.season} timesteps: nothing to forecast.")
         return self.features(values, scale, dates, beside), scale
 

@@ -55,7 +55,7 @@ def run_job(run: Run, config: Config, resume: bool) -> None:
     report = study.report(run.load_model(), run.held_out)
     write_json(run.path / "metrics.json", {**report.as_json(), **describe(config, parameters, trainer, began)})
     records.draw_learning_curve(
-        run.path / "learning_curve.png", trainer.progress.history, trainer.progress.curve, report.levels
+        run.path / "learning_curve.png", trainer.progress.history, trainer.progress.curve, report.levels, study.unit
     )
     report.draw(run.path)
     # Only now is nothing left to resume.

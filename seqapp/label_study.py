@@ -44,7 +44,7 @@ class LabelStudy:
         coded = {name: coder.coded(examples) for name, examples in parts.items()}
         return cls(build_classifier(config, coder, coded["train"]), coder, coded, config.training)
 
-    measure = "nats a label"
+    unit = measure = "nats a label"
 
     def measured(self, nats: float) -> float:
         return nats

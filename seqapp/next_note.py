@@ -78,7 +78,8 @@ class NextNote:
         path = Path(wish.output or run.path / "generated.mid")
         if path.suffix.lower() not in pieces.MIDI:
             raise UsageError(f"--output must end in .mid. Received: {path}")
-        check_file(path, "--output")
+        for made in (path, path.with_suffix(".png")):
+            check_file(made, "--output")
         begun = Piece("a beginning", np.zeros((0, KEYS), np.uint8), run.config.next_note.frame)
         if wish.prompt:
             some = [piece for found in read_music(run, wish.prompt, "--prompt").values() for piece in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ LOWEST, KEYS = 21, 88  # the piano's, as MIDI numbers them
 MIDI, NOTATION = (".mid", ".midi"), (".musicxml", ".mxl", ".xml", ".abc")
 SUFFIXES = (*MIDI, *NOTATION, ".mat", ".npz")
 TICKS = 480  # in a quarter note, of a MIDI file
+SLOWEST = 2**24 - 1  # microseconds in a quarter note that a MIDI file can say
 DRUMS = 9  # the channel whose notes are no pitches
-LONGEST = 1_000_000  # frames, days of music: a damaged file may say more
+LONGEST = 1_000_000  # quarter notes, days of music: a damaged file may say more
 PARTS = {"train": "train", "valid": "validation", "validation": "validation", "test": "test"}
 NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
@@ -57,6 +59,8 @@ def read(path: Path, frame: float, part: str | None = None) -> dict[str, list[Pi
         inside = file.relative_to(path).parts[0] if path.is_dir() else ""
         for name, pieces in read_file(file, frame, part).items():
             found.setdefault(PARTS.get(inside, name), []).extend(pieces)
+    if not any(found.values()):
+        raise UsageError(f"{path} holds no piece: give at least one.")
     if "all" in found and len(found) > 1:
         raise UsageError(
             f"{path} is divided into {', '.join(sorted(set(found) - {'all'}))} in part: divide all of it, or nothing."
@@ -105,7 +109,8 @@ def _of_mat(path: Path, frame: float) -> dict[str, list[Piece]]:
 
 
 def _checked(name: str, roll: Any, frame: float) -> Piece:
-    if getattr(roll, "ndim", 0) != 2 or roll.shape[1] != KEYS or not np.isin(roll, (0, 1)).all():
+    known = isinstance(roll, np.ndarray) and roll.dtype.kind in "biuf" and roll.ndim == 2 and roll.shape[1] == KEYS
+    if not known or not np.isin(roll, (0, 1)).all():
         shape = f"{getattr(roll, 'dtype', type(roll).__name__)} {getattr(roll, 'shape', '')}"
         raise UsageError(f"{name} should be a roll (T, {KEYS}) of 0 and 1. Received: {shape}")
     return Piece(name, _sounding(np.asarray(roll, np.uint8), name), frame)
@@ -125,6 +130,8 @@ def _scores(path: Path) -> Iterator[tuple[str, Any]]:
             warnings.simplefilter("ignore")  # what music21 mends in a file is none of the user's
             # Not from music21's cache, which would be written beside other people's.
             score = converter.parse(path, forceSource=True, storePickle=False)
+            # A clarinet's C is written as D.
+            score = score.toSoundingPitch() if hasattr(score, "toSoundingPitch") else score
     except Exception as error:  # music21's readers raise whatever their parts do
         words = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(f"{path} cannot be read as music ({words}): export it again, or leave it out.") from None
@@ -142,11 +149,17 @@ def _of_score(score: Any, name: str, frame: float, part: str | None) -> Piece:
         (float(note.offset), float(note.offset) + float(note.quarterLength), pitch.midi)
         for chosen in _chosen(parts, name, part)
         for note in chosen.flatten().notes
+        if "ChordSymbol" not in note.classes  # which says how to accompany, and is not played
         for pitch in getattr(note, "pitches", ())
     ]
     marks, meters = (list(score.recurse().getElementsByClass(kind)) for kind in ("MetronomeMark", "TimeSignature"))
     tempo = next((mark.getQuarterBPM() for mark in marks if mark.getQuarterBPM()), 120.0)
-    return _of_sounds(sounds, name, frame, float(tempo), meters[0].ratioString if meters else "4/4")
+    return _of_sounds(sounds, name, frame, float(tempo), _meter(meters[0]) if meters else "4/4")
+
+
+def _meter(signature: Any) -> str:
+    """As a MIDI file can say it: 3+2/8 is 5/8 there."""
+    return f"{signature.numerator}/{signature.denominator}"
 
 
 def _of_midi(path: Path, frame: float, part: str | None) -> Piece:
@@ -156,16 +169,17 @@ def _of_midi(path: Path, frame: float, part: str | None) -> Piece:
         file = mido.MidiFile(path)
         if file.ticks_per_beat < 1:
             raise ValueError("its beats have no length")
-        tempo, meter = 120.0, "4/4"
+        tempo: float | None = None
+        meter: str | None = None
         tracks: list[tuple[str, list[tuple[float, float, int]]]] = []
         for track in file.tracks:
             now, began, sounds = 0, dict[tuple[int, int], int](), list[tuple[float, float, int]]()
             for message in track:
                 now += message.time
                 if message.type == "set_tempo":
-                    tempo = tempo if tempo != 120.0 else round(mido.tempo2bpm(message.tempo), 3)
+                    tempo = tempo or round(mido.tempo2bpm(message.tempo), 3)
                 elif message.type == "time_signature":
-                    meter = f"{message.numerator}/{message.denominator}"
+                    meter = meter or f"{message.numerator}/{message.denominator}"
                 elif message.type in ("note_on", "note_off") and message.channel != DRUMS:
                     key = (message.channel, message.note)
                     if key in began:
@@ -174,27 +188,32 @@ def _of_midi(path: Path, frame: float, part: str | None) -> Piece:
                         began[key] = now
             if sounds:
                 tracks.append((track.name, sounds))
-    except (*DAMAGE, AttributeError) as error:
+    except (*DAMAGE, AttributeError, ArithmeticError) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"{path} cannot be read as MIDI ({words}): export it again, or leave it out.") from None
     sounds = [sound for chosen in _chosen(tracks, path.name, part) for sound in chosen]
-    return _of_sounds(sounds, path.name, frame, tempo, meter)
+    return _of_sounds(sounds, path.name, frame, tempo or 120.0, meter or "4/4")
 
 
 def _of_sounds(sounds: list[tuple[float, float, int]], name: str, frame: float, tempo: float, meter: str) -> Piece:
     """A roll of notes (from, to, MIDI number), in quarter notes; what no piano has is left out."""
     placed = [
-        (round(start / frame), max(round(start / frame) + 1, round(end / frame)), number - LOWEST)
+        (_nearest(start / frame), max(_nearest(start / frame) + 1, _nearest(end / frame)), number - LOWEST)
         for start, end, number in sounds
         if 0 <= number - LOWEST < KEYS
     ]
     length = max((end for _, end, _ in placed), default=2)
-    if length > LONGEST:
-        raise UsageError(f"{name} has {length:,} frames, and {LONGEST:,} are the most: leave it out, or give a larger --frame.")
+    if length * frame > LONGEST:
+        raise UsageError(f"{name} lasts {length * frame:,.0f} quarter notes, and {LONGEST:,} are the most: leave it out.")
     roll = np.zeros((length, KEYS), np.uint8)
     for first, end, key in placed:
         roll[first:end, key] = 1
     return Piece(name, _sounding(roll, name), frame, tempo, meter)
+
+
+def _nearest(place: float) -> int:
+    """The nearest frame; half way it is the later one everywhere, where Python's `round` would take the even one."""
+    return math.floor(place + 0.5 + 1e-6)
 
 
 def _chosen(parts: Sequence[tuple[str, Any]], name: str, part: str | None) -> list[Any]:
@@ -264,7 +283,7 @@ def write_midi(piece: Piece, path: Path) -> None:
     numerator, denominator = map(int, piece.meter.split("/"))
     file = mido.MidiFile(ticks_per_beat=TICKS)
     track = file.add_track("piano")
-    track.append(mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(piece.tempo)))
+    track.append(mido.MetaMessage("set_tempo", tempo=min(SLOWEST, max(1, mido.bpm2tempo(piece.tempo)))))
     track.append(mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator))
     # What ends comes before what begins at the same time.
     events = [

@@ -32,8 +32,10 @@ class Prediction:
 def main(argv: list[str] | None = None) -> int:
     p = Parser(
         prog="python -m seqapp.predict",
-        description="Predicts with a trained run: the class of each sequence, or the next token of each line. Writes rows of "
-        "input, reference (where the input has one), prediction and score, with tabs between them.",
+        description="Predicts with a trained run: the class of each sequence, the next token of each line, the next keys of "
+        "each piece, or how each series goes on, a row for each timestep to come. Writes rows of input, reference (where the "
+        "input has one), prediction and score, with tabs between them; the score is a probability, of a forecast the width of "
+        "the interval that should hold 90 %.",
     )
     p.add_argument("run", metavar="RUN", help="a run directory that seqapp.train made")
     p.add_argument(
@@ -43,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         help="lines of text, or data as the run was trained on, labels left out or not (default: -, standard input)",
     )
     p.add_argument("--output", metavar="FILE", help="write there instead of to standard output")
-    p.add_argument("--json", action="store_true", help="write a JSON object for each input, with the five likeliest answers")
+    p.add_argument("--json", action="store_true", help="write JSON objects, with the five likeliest answers or the quantiles")
     add_import_flag(p)
     a = p.parse_args(argv)
     return errors.run(lambda: command(a))
@@ -80,7 +82,7 @@ def _write_rows(stream: TextIO, found: list[Prediction]) -> None:
     writer = csv.writer(stream, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None, escapechar=None)
     writer.writerow(columns)
     for p in found:
-        row = {**asdict(p), "score": f"{p.score:.4f}", "reference": p.reference or ""}
+        row = {**asdict(p), "score": f"{p.score:.4f}" if p.score >= 0.001 else f"{p.score:.4g}", "reference": p.reference or ""}
         writer.writerow([" ".join(str(row[column]).split()) for column in columns])
 
 

@@ -1,4 +1,4 @@
-"""What a training leaves for people to look at: a table, TensorBoard logs and a picture, all nats per token."""
+"""What a training leaves for people to look at: a table, TensorBoard logs and a picture, all of the loss."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def write_tensorboard(run: Run, step: int, row: Row, curve: list[Row]) -> None:
     writer.close()
 
 
-def draw_learning_curve(path: Path, rows: list[Row], curve: list[Row], levels: Mapping[str, float]) -> None:
-    """Training and validation against the training time, with the levels of the baselines as lines, to a PNG."""
+def draw_learning_curve(path: Path, rows: list[Row], curve: list[Row], levels: Mapping[str, float], unit: str) -> None:
+    """Training and validation loss, in `unit`, against the training time, with the levels of the baselines, to a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -49,7 +49,7 @@ def draw_learning_curve(path: Path, rows: list[Row], curve: list[Row], levels: M
             name.replace("_", "-"), (0, nats), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="grey"
         )
     axes.set_xlim(left=0)
-    axes.set(xlabel="minutes of training", ylabel="nats per token", title="Learning curve")
+    axes.set(xlabel="minutes of training", ylabel=unit, title="Learning curve")
     axes.grid(alpha=0.3)
     axes.legend()
     with replacing(path) as temporary:

@@ -53,7 +53,7 @@ class RollStudy:
         model.layers[-1].bias.assign(how_often(rolls["train"]))
         return cls(model, rolls, config)
 
-    measure = "nats a frame"
+    unit = measure = "nats a frame"
 
     def measured(self, nats: float) -> float:
         return nats

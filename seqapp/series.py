@@ -81,9 +81,14 @@ def _table(path: Path) -> Any:
         raise UsageError(f"There is no {path}: give a .csv file with columns of numbers.")
     if path.suffix != ".csv":
         raise UsageError(f"{path} should be a .csv file with columns of numbers, and one of dates named {DATE}.")
-    text = io.StringIO(read_text(path))
+    text = io.StringIO(read_text(path).rstrip())
+    pandas = need("pandas", "forecast")
     try:
-        return need("pandas", "forecast").read_csv(text, dtype=str, keep_default_na=False, skipinitialspace=True)
+        # Blank lines are kept, so that rows have the numbers of their lines.
+        table = pandas.read_csv(text, dtype=str, keep_default_na=False, skipinitialspace=True, skip_blank_lines=False)
+        if not isinstance(table.index, pandas.RangeIndex):
+            raise ValueError("its rows have more columns than its first line")
+        return table
     except ValueError as error:  # which pandas' own errors are
         words = " ".join(str(error).split())
         raise UsageError(f"{path} cannot be read as .csv ({words}): give each row as many columns as the first.") from None
@@ -102,8 +107,10 @@ def _numbers(column: Any, name: str) -> Array:
     """The column as float64."""
     found = need("pandas", "forecast").to_numeric(column, errors="coerce").to_numpy(np.float64)
     for bad in np.flatnonzero(~(np.abs(found) <= LARGEST))[:1]:
-        what = "is empty: fill the gap, or leave the series out" if not column[bad].strip() else "should be a finite number"
-        raise UsageError(f"{name}, {_row(bad)}, column {column.name} {what}. Received: {column[bad]!r}")
+        what = (
+            "is empty: fill the gap, or leave the series out" if not column.iloc[bad].strip() else "should be a finite number"
+        )
+        raise UsageError(f"{name}, {_row(bad)}, column {column.name} {what}. Received: {column.iloc[bad]!r}")
     return found
 
 
@@ -147,12 +154,20 @@ def _dates(column: Any, name: str, rows: Array) -> tuple[Array, str | None]:
         )
     if len(found) < 3:
         return found, None
+    whole = _frequency(found)
+    if whole is not None:
+        return found, whole
     usual = Counter(_frequency(found[i : i + 3]) for i in range(0, len(found) - 2, max(1, len(found) // 50)))
     frequency = next((freq for freq, _ in usual.most_common() if freq), None)
     if frequency is None:
         raise UsageError(f"{name}: the dates come at no regular distance: give one value for each hour, day, week or month.")
     expected = pandas.date_range(found[0], periods=len(found), freq=frequency).to_numpy("datetime64[s]")
     for bad in np.flatnonzero(expected != found)[:1]:
+        if expected[bad] > found[bad]:
+            raise UsageError(
+                f"{name}, {_row(rows[bad])}: {texts[bad]} comes sooner after {texts[bad - 1]} than the dates before it do: "
+                "give one value for each hour, day, week, or first or last day of a month."
+            )
         missing = str(expected[bad]).replace("T", " ").removesuffix(" 00:00:00")
         raise UsageError(f"{name}, {_row(rows[bad])}: there is a gap, {missing} should come before {texts[bad]}: fill it in.")
     return found, frequency
@@ -180,10 +195,12 @@ def seasons(frequency: str | None) -> tuple[int, int]:
         seconds = None
     if seconds is not None and seconds < DAY:
         return (int(DAY // seconds), int(DAY // seconds) * 7) if DAY % seconds == 0 else (1, 0)
+    base = offset.base.freqstr.replace("BM", "M").replace("BQ", "Q")  # the months of business days are months
     try:
-        return int(need("statsmodels.tsa.tsatools", "forecast").freq_to_period(frequency)), 0
+        period = int(need("statsmodels.tsa.tsatools", "forecast").freq_to_period(base))
     except ValueError:
         return 1, 0
+    return (period // offset.n if period % offset.n == 0 else 1), 0
 
 
 def save(path: Path, series: Sequence[Series]) -> None:

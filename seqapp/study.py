@@ -37,6 +37,7 @@ class Study(Protocol):
         model: what model.keras holds.
         learner: the Keras model that `fit` trains, which is `model` or one around it.
         loss: what is minimized, its mean nats per target.
+        unit: of that loss, for people.
         measure: what people are told of mean nats, which `measured` makes of them.
         per_epoch: batches in an epoch.
         summary: the size of the data, for people.
@@ -46,6 +47,7 @@ class Study(Protocol):
     learner: Any
     loss: Any
     summary: str
+    unit: str
     measure: str
 
     def measured(self, nats: float) -> float: ...

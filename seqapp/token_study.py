@@ -53,6 +53,7 @@ class TokenStudy:
                 raise UsageError(f"The {name} split holds no token: give more text, or change --{name}-fraction.")
         return cls(build_model(config.model, len(vocabulary)), vocabulary, parts, config.training)
 
+    unit = "nats per token"
     measure = "perplexity"
 
     def measured(self, nats: float) -> float:

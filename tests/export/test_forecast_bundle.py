@@ -91,7 +91,7 @@ def test_one_value_at_a_time_is_the_whole(bundle: Path, run: Run, sold: Series) 
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"values": np.ones(5)}, ("more than", "(5,)")),
+        ({"values": np.ones(5)}, ("at least 9 numbers", "(5,)")),
         ({"values": np.full(400, np.nan)}, ("finite",)),
         ({"dates": None}, ("dates", "None")),
         ({"beside": None}, ("beside", "(400, 1)")),

@@ -56,7 +56,7 @@ def test_each_held_out_timestep_is_forecast_once(length: int, horizon: int, vali
     ("values", "parts"),
     [
         (VALUES[:12], ("series x has 12 timesteps", "4 come before", "--horizon", "at least 8")),
-        (np.full(80, 7.0), ("series x is constant", "leave it out")),
+        (np.full(80, 7.0), ("series x is constant in its first 72 timesteps", "leave it out")),
         (np.arange(80) % 3, ("series x repeats itself every 3 timesteps",)),
     ],
 )
@@ -137,7 +137,7 @@ def test_the_run_says_how_series_go_on(forecasted: Forecasted, series_file: Path
     levels, values = zip(*first["likely"], strict=True)
     assert levels == tuple(f"{level:g}" for level in LEVELS)
     assert list(values) == sorted(values)
-    assert first["prediction"] == f"{values[2]:.6g}" == rows[1][1]
+    assert first["prediction"] == f"{values[2]:.9g}" == rows[1][1]
     assert first["score"] == pytest.approx(values[-1] - values[0])
     # The files say the same: framing, model and what is read of the table.
     sold = read(series_file, None)[0]
@@ -151,7 +151,7 @@ def test_the_run_says_how_series_go_on(forecasted: Forecasted, series_file: Path
     [
         ("value\n" + "1\n2\n" * 30, ("does not fit the run", "a date")),
         (dated_values(30).replace("2023-01-09", "2023-01-08"), ("row 9", "does not come after")),
-        (dated_values(11), ("series sold has 11 timesteps", "at least 13")),
+        (dated_values(8), ("series sold has 8 timesteps:", "at least 9")),
         ("date,v\n" + "".join(f"2024-01-{day:02},5\n" for day in range(1, 29)), ("series v is constant",)),
     ],
 )
@@ -168,6 +168,11 @@ def test_series_that_do_not_fit_the_run(
     assert error.count("\n") == 1
     for part in parts:
         assert part in error
+
+
+def test_dates_that_come_otherwise(forecasted: Forecasted, tmp_path: Path) -> None:
+    (tmp_path / "months.csv").write_text("date,v\n" + "".join(f"2024-{month:02}-01,{month**2}\n" for month in range(1, 13)))
+    refused(lambda: Forecast().predictor(forecasted(), str(tmp_path / "months.csv")), "dates come by D", "Received: MS")
 
 
 def test_columns_that_are_missing_and_standard_input(forecasted: Forecasted, tmp_path: Path) -> None:

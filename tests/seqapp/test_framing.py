@@ -132,17 +132,24 @@ def test_inputs_are_those_of_the_whole_series() -> None:
     found, scale = framing.inputs(VALUES, DATES, BESIDE)
     assert scale == np.abs(VALUES[3:] - VALUES[:-3]).mean()
     np.testing.assert_array_equal(found, framing.features(VALUES, scale, DATES, BESIDE))
+    listed, _ = framing.inputs(VALUES.tolist(), DATES.astype(str).tolist(), BESIDE.tolist())  # type: ignore[arg-type]
+    np.testing.assert_array_equal(listed, found)
 
 
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"values": VALUES[:10]}, ("more than 10 numbers", "Received: (10,)")),
+        ({"values": VALUES[:10]}, ("at least 11 numbers", "Received: (10,)")),
         ({"values": VALUES[None]}, ("series (T,)", "Received: (1, 60)")),
         ({"values": np.full(60, 3.0)}, ("constant",)),
         ({"values": np.where(np.arange(60) == 50, np.nan, VALUES)}, ("finite", "fill the gaps")),
         ({"beside": np.full((60, 2), np.inf)}, ("finite",)),
         ({"dates": None}, ("dates", "(60,)", "None")),
+        ({"dates": DATES[::-1]}, ("dates must each come after",)),
+        ({"dates": np.where(np.arange(60) == 9, np.datetime64("NaT"), DATES)}, ("dates must each come after",)),
+        ({"dates": ["soon"] * 60}, ("dates datetime64",)),
+        ({"values": ["much"] * 60}, ("must be numbers",)),
+        ({"values": 5 + np.sin(2 * np.pi * np.arange(60) / 3)}, ("repeats itself every 3",)),
         ({"beside": BESIDE[:, :1]}, ("beside", "(60, 2)", "(60, 1)")),
     ],
 )

@@ -123,6 +123,15 @@ def test_generate_refuses(flags: list[str], parts: tuple[str, ...], composed: Co
         assert part in error
 
 
+def test_a_folder_where_the_picture_would_be_stays(composed: Composed, tmp_path: Path, capsys: Out) -> None:
+    (tmp_path / "a.png").mkdir()
+    (tmp_path / "a.png" / "keep").touch()
+    capsys.readouterr()
+    assert seqapp.generate.main([str(composed().path), "--output", str(tmp_path / "a.mid")]) == 2
+    assert "a.png is a directory" in capsys.readouterr().err
+    assert (tmp_path / "a.png" / "keep").exists()
+
+
 def test_one_piece_is_continued(composed: Composed, tmp_path: Path, capsys: Out) -> None:
     np.savez(tmp_path / "two.npz", a=tune(0), b=tune(1))
     capsys.readouterr()

@@ -76,7 +76,19 @@ def test_dates_go_on_and_have_their_season(first: str, frequency: str, wanted: l
     assert tables.seasons(frequency) == seasons
 
 
-@pytest.mark.parametrize("frequency", ["h", "D", "MS", "ME", "W-SUN", "QS-JAN", "YS-JAN", "15min", "2h"])
+SEASONS = {"2D": 1, "7D": 1, "2W-SUN": 26, "4W-SUN": 13, "B": 5, "BMS": 12, "BME": 12, "2MS": 6, "2h": 12}
+
+
+@pytest.mark.parametrize(("frequency", "season"), SEASONS.items())
+def test_seasons_of_dates_that_leave_some_out(frequency: str, season: int) -> None:
+    assert tables.seasons(frequency)[0] == season
+
+
+def test_blank_lines_at_the_end_are_nothing(table: Write) -> None:
+    assert len(tables.read(table(DAYS + "\n \n"), None)[0]) == 4
+
+
+@pytest.mark.parametrize("frequency", ["B", "h", "D", "MS", "ME", "W-SUN", "QS-JAN", "YS-JAN", "15min", "2h"])
 def test_how_often_dates_come_is_found_out(frequency: str, table: Write) -> None:
     dates = pd.date_range("2019-12-29", periods=150, freq=frequency)
     text = "date,v\n" + "".join(f"{date.isoformat()},{i}\n" for i, date in enumerate(dates))
@@ -102,6 +114,10 @@ def test_how_often_dates_come_is_found_out(frequency: str, table: Write) -> None
         ("a,b\n", ("column of numbers", "0 rows of a, b")),
         ("series,date,v\nx,2024-01-01,1\ny,2024-01-01,1\nx,2024-01-01,2\n", ("t.csv, x, row 4", "does not come after")),
         ("\n", ("is empty",)),
+        ("value\n1,2\n3,4\n", ("more columns than its first line",)),
+        ("date,value\n2024-01-01,5,\n2024-01-02,6,\n", ("more columns than its first line",)),
+        ("a,b\n1,2\n\n1,z\n", ("row 3, column a is empty",)),
+        (DAYS + "2024-01-04 12:00,3,4\n2024-01-05 12:00,3,4\n", ("row 6", "comes sooner")),
     ],
 )
 def test_what_is_wrong_with_a_table(text: str, parts: tuple[str, ...], table: Write) -> None:
