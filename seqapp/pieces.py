@@ -130,8 +130,9 @@ def _scores(path: Path) -> Iterator[tuple[str, Any]]:
             warnings.simplefilter("ignore")  # what music21 mends in a file is none of the user's
             # Not from music21's cache, which would be written beside other people's.
             score = converter.parse(path, forceSource=True, storePickle=False)
-            # A clarinet's C is written as D.
-            score = score.toSoundingPitch() if hasattr(score, "toSoundingPitch") else score
+            instruments = score.recurse().getElementsByClass("Instrument")
+            if any(instrument.transposition for instrument in instruments):  # a clarinet's C is written as D
+                score = score.toSoundingPitch()
     except Exception as error:  # music21's readers raise whatever their parts do
         words = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(f"{path} cannot be read as music ({words}): export it again, or leave it out.") from None
