@@ -9,7 +9,7 @@ import keras
 from seqapp.cells import States, Tensor
 from seqapp.config import ModelConfig
 from seqapp.job import built_of, make_cell
-from seqapp.recurrence import Recurrence
+from seqapp.recurrence import Recurrence, initial_states, one_step, state_sizes, through
 
 
 def build_chain(config: ModelConfig, width: int, outputs: int, name: str, kernel: str = "glorot_uniform") -> Any:
@@ -35,25 +35,22 @@ class Stepwise:
 
     @property
     def state_sizes(self) -> list[int]:
-        return [size for layer in self.recurrent for size in layer.state_size]
+        return state_sizes(self.recurrent)
 
     def initial_states(self, batch_size: Any) -> States:
-        return [state for layer in self.recurrent for state in layer.get_initial_state(batch_size)]
+        return initial_states(self.recurrent, batch_size)
 
     def __call__(self, x: Tensor, states: States) -> tuple[Tensor, States]:
         """x (B, T, F), states -> outputs (B, T, V), states."""
-        states, after = list(states), []
-        for layer in self.recurrent:
-            own, states = states[: len(layer.state_size)], states[len(layer.state_size) :]
-            x, *own = layer(x, initial_state=own)
-            after += own
-        return self.head(x), after
+
+        def whole(layer: Recurrence, x: Tensor, own: States) -> tuple[Tensor, States]:
+            y, *after = layer(x, initial_state=own)
+            return y, after
+
+        y, after = through(self.recurrent, whole, x, states)
+        return self.head(y), after
 
     def step(self, x: Tensor, states: States) -> tuple[Tensor, States]:
         """x (B, F), states -> outputs (B, V), states."""
-        states, after = list(states), []
-        for layer in self.recurrent:
-            own, states = states[: len(layer.state_size)], states[len(layer.state_size) :]
-            x, own = layer.cell(x, own)
-            after += keras.tree.flatten(own)  # a cell of one state may return it bare
-        return self.head(x), after
+        y, after = through(self.recurrent, one_step, x, states)
+        return self.head(y), after

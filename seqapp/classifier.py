@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from seqapp.cells import States, Tensor
-from seqapp.recurrence import Recurrence
+from seqapp.recurrence import Recurrence, one_step, through
 
 
 @keras.saving.register_keras_serializable(package="seqapp")
@@ -87,11 +87,7 @@ class Classifier(keras.Model):
     def step(self, x: Tensor, states: States) -> tuple[Tensor, States]:
         """x (B,) or (B, F), states -> logits (B, C) of the timesteps so far, states; of a model that reads one way."""
         # The layer that scales features takes sequences alone.
-        x, states, after = self.first(x[:, None])[:, 0], list(states), []
-        for layer in self.ahead:
-            own, states = states[: len(layer.state_size)], states[len(layer.state_size) :]
-            x, own = layer.cell(x, own)
-            after += keras.tree.flatten(own)
+        x, after = through(self.ahead, one_step, self.first(x[:, None])[:, 0], states)
         return self.head(x), after
 
     def get_config(self) -> dict[str, Any]:

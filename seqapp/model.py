@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from seqapp.cells import States, Tensor
-from seqapp.recurrence import Recurrence
+from seqapp.recurrence import Recurrence, initial_states, one_step, state_sizes, through
 
 
 @keras.saving.register_keras_serializable(package="seqapp")
@@ -67,21 +67,20 @@ class SequenceModel(keras.Model):
     @property
     def state_sizes(self) -> list[int]:
         """Widths of the states, layer by layer."""
-        return [size for layer in self.recurrent for size in layer.state_size]
+        return state_sizes(self.recurrent)
 
     def initial_states(self, batch_size: Any) -> States:
-        return [state for layer in self.recurrent for state in layer.get_initial_state(batch_size)]
+        return initial_states(self.recurrent, batch_size)
 
     def call(self, tokens: Tensor, states: States | None = None, training: bool = False) -> tuple[Tensor, States]:
         """tokens (B, T), states -> logits (B, T, V), states."""
+
+        def whole(layer: Recurrence, x: Tensor, own: States) -> tuple[Tensor, States]:
+            y, *after = layer(x, initial_state=own, training=training)
+            return self.drop(y, training=training), after
+
         x = self.drop(self.embedding(tokens), training=training)
-        states = list(states or self.initial_states(ops.shape(tokens)[0]))
-        after: States = []
-        for layer in self.recurrent:
-            own, states = states[: len(layer.state_size)], states[len(layer.state_size) :]
-            x, *own = layer(x, initial_state=own, training=training)
-            x = self.drop(x, training=training)
-            after += own
+        x, after = through(self.recurrent, whole, x, states or self.initial_states(ops.shape(tokens)[0]))
         return self.logits(x), after
 
     def step(self, tokens: Tensor, states: States) -> tuple[Tensor, States]:
@@ -91,12 +90,7 @@ class SequenceModel(keras.Model):
 
     def advance(self, x: Tensor, states: States) -> tuple[Tensor, States]:
         """All layers for one timestep: embedded tokens (B, E), states -> outputs of the last layer (B, U), states."""
-        states, after = list(states), []
-        for layer in self.recurrent:
-            own, states = states[: len(layer.state_size)], states[len(layer.state_size) :]
-            x, own = layer.cell(x, own)
-            after += keras.tree.flatten(own)  # a cell of one state may return it bare
-        return x, after
+        return through(self.recurrent, one_step, x, states)
 
     def logits(self, x: Tensor) -> Tensor:
         """Outputs of the last layer (..., U) -> logits (..., V)."""

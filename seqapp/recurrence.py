@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from seqapp.cells import by_halves
+from seqapp.cells import States, Tensor, by_halves
 
+Drive = Callable[[Any, Tensor, States], tuple[Tensor, Any]]  # (layer, x, its states) -> outputs, its states after
 UNROLLED = 64  # timesteps; a longer window would take too long to trace
 
 
@@ -59,3 +61,28 @@ class Recurrence(keras.layers.RNN):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "recurrent_dropout": self.recurrent_dropout}
+
+
+def through(layers: Sequence[Recurrence], drive: Drive, x: Tensor, states: States) -> tuple[Tensor, States]:
+    """Layers one above the other, each run by `drive` with its own of the states: outputs of the last, all states after."""
+    states, after = list(states), []
+    for layer in layers:
+        own, states = states[: len(layer.state_size)], states[len(layer.state_size) :]
+        x, own = drive(layer, x, own)
+        after += keras.tree.flatten(own)  # a cell of one state may return it bare
+    return x, after
+
+
+def one_step(layer: Recurrence, x: Tensor, states: States) -> tuple[Tensor, Any]:
+    """Drives a layer for one timestep: x (B, F), states -> outputs (B, U), states."""
+    return layer.cell(x, states)
+
+
+def state_sizes(layers: Sequence[Recurrence]) -> list[int]:
+    """Widths of the states, layer by layer."""
+    return [size for layer in layers for size in layer.state_size]
+
+
+def initial_states(layers: Sequence[Recurrence], batch_size: Any) -> States:
+    """The states (B, U) before the first timestep, layer by layer."""
+    return [state for layer in layers for state in layer.get_initial_state(batch_size)]
