@@ -18,6 +18,7 @@ from seqapp.errors import UsageError, need
 from seqapp.generate import Wish, nothing_to_generate
 from seqapp.labelled import Example
 from seqapp.predict import Prediction, refuse_nothing, text_of
+from seqapp.report import Report
 from seqapp.run import Run, replacing, write_json
 from seqapp.scoring import Metrics
 from seqapp.sequences import Sequences, padded
@@ -52,11 +53,11 @@ class Classify:
             classify=ClassifyConfig(unit="character"),
         )
 
-    def check_data(self, path: str | None) -> None:
+    def check_data(self, config: Config) -> None:
         for package in ("sklearn", "yaml", "chatterbot_corpus"):
             need(package, "classify")
-        if path:
-            labelled.read(Path(path))
+        if config.data.data:
+            labelled.read(Path(config.data.data))
 
     def study(self, config: Config) -> Study:
         from seqapp.label_study import LabelStudy
@@ -240,12 +241,10 @@ def figures(logs: Array, labels: Array) -> Metrics:
 
 
 @dataclass(frozen=True)
-class LabelReport:
+class LabelReport(Report):
     """The figures of one held-out part, of the model and of its baselines; `counts` (C, C) of true against predicted."""
 
-    part: str
-    figures: dict[str, Metrics]
-    baselines: dict[str, Metrics]
+    loss = "nats_per_label"
     classes: tuple[str, ...]
     counts: Array
 
@@ -271,23 +270,16 @@ class LabelReport:
             known = baselines(parts, part, len(coder.classes), coder.vocabulary)
         return cls(part, found, known, coder.classes, counts)
 
-    @property
-    def levels(self) -> dict[str, float]:
-        return {name: row["nats_per_label"]["value"] for name, row in self.baselines.items()}
-
-    def as_json(self) -> dict[str, Any]:
-        return {**self.figures, "baselines": self.baselines}
-
     def table(self, name: str) -> str:
-        mine = self.figures[self.part]
+        mine = self.mine
         lines = [f"{self.part}, {mine['accuracy']['count']:,} labels of {len(self.classes)} classes"]
         lines += [f"{'':20}{'accuracy':>10}{'macro-F1':>10}{'nats':>10}"]
         for label, row in {name: mine, **self.baselines}.items():
             accuracy, f1, nats = (row[key]["value"] for key in ("accuracy", "macro_f1", "nats_per_label"))
             lines.append(f"{label.replace('_', '-'):20}{accuracy:10.1%}{f1:10.3f}{nats:10.3f}")
-        best = max(self.baselines, key=lambda key: float(self.baselines[key]["accuracy"]["value"]))
-        points = 100 * (mine["accuracy"]["value"] - self.baselines[best]["accuracy"]["value"])
-        lines.append(f"accuracy {abs(points):.1f} points {'above' if points >= 0 else 'below'} {best.replace('_', '-')}")
+        best, value = self.strongest("accuracy", max)
+        points = 100 * (mine["accuracy"]["value"] - value)
+        lines.append(f"accuracy {abs(points):.1f} points {'above' if points >= 0 else 'below'} {best}")
         return "\n".join(lines)
 
     def draw(self, folder: Path) -> None:

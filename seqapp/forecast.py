@@ -17,11 +17,12 @@ from seqapp.errors import UsageError, need
 from seqapp.framing import LEVELS, MEDIAN, Array, Framing
 from seqapp.generate import Wish, nothing_to_generate
 from seqapp.predict import Prediction
+from seqapp.report import Report
 from seqapp.run import Run, write_json
 from seqapp.sequences import padded
 from seqapp.series import Series
 from seqapp.step import compiled
-from seqapp.study import Report, Study
+from seqapp.study import Study
 
 Forecaster = Callable[[Array], Array]  # features (B, T, F) -> outputs (B, T, horizon · levels)
 TOGETHER = 32  # series at once
@@ -47,10 +48,11 @@ class Forecast:
             forecast=ForecastConfig(horizon=14, season=1, target="temp_max"),
         )
 
-    def check_data(self, path: str | None) -> None:
+    def check_data(self, config: Config) -> None:
         for package in ("pandas", "statsmodels", "vega_datasets"):
             need(package, "forecast")
-        tables.read(Path(path) if path else None, None)
+        found = series_of(config)
+        Parts.of(config).outlooks(found, framing_of(found, config), "validation")
 
     def study(self, config: Config) -> Study:
         from seqapp.forecast_study import ForecastStudy
@@ -60,8 +62,8 @@ class Forecast:
     def evaluation(self, run: Run, data: str | None) -> Callable[[Any], Report]:
         from seqapp.forecast_report import ForecastReport
 
-        framing, parts, part = load_framing(run.path), Parts.of(run.config), run.held_out
-        outlooks = {name: parts.outlooks(load_series(run.path), framing, name) for name in ("validation", part)}
+        framing, parts, part, kept = load_framing(run.path), Parts.of(run.config), run.held_out, load_series(run.path)
+        outlooks = {name: parts.outlooks(kept, framing, name) for name in ("validation", part)}
         if data:
             found = fitting(tables.read(Path(data), run.config.forecast.target), framing, data)
             part, outlooks["data"] = "data", parts.outlooks(found, framing, part)
@@ -116,12 +118,12 @@ def outlook(series: Series, framing: Framing, measured: int, origins: Array) -> 
     held_out = measured < len(series)
     least = framing.first + (1 + framing.horizon if held_out else 2)
     if measured < least:
-        words = f", of which {max(0, measured)} come before what is held out" if held_out else ""
         seasons = max(framing.season, framing.long_season)
+        words = f", of which {max(0, measured)} come before what is held out" if held_out else ""
+        advice = "Give longer series, or lower --horizon, --season or --long-season." if held_out else "Give longer series."
         raise UsageError(
             f"The series {series.name or '1'} has {len(series)} timesteps{words}: with a horizon of {framing.horizon} and a "
-            f"season of {seasons} at least {least} are needed. "
-            "Give longer series, or lower --horizon, --season or --long-season."
+            f"season of {seasons} at least {least} are needed. {advice}"
         )
     known = series.values[:measured]
     scale = framing.scale(known)
@@ -194,13 +196,20 @@ def fitting(series: list[Series], framing: Framing, name: str) -> list[Series]:
             parts = ["a date" * framing.dated, ", ".join(framing.names)]
             wanted = " and ".join(filter(None, parts)) or "no other columns"
             found = ", ".join(one.columns) or "none"
-            raise UsageError(f"{name} does not fit the run, which reads beside a series {wanted}. Received: {found}")
+            raise UsageError(
+                f"{name} does not fit the run, which reads beside a series {wanted}: give such columns. Received: {found}"
+            )
         if framing.dated and one.frequency != framing.frequency:
             raise UsageError(
                 f"{name} does not fit the run, whose dates come by {framing.frequency} as pandas names it: "
                 f"give such dates. Received: {one.frequency}"
             )
     return series
+
+
+def series_of(config: Config) -> list[Series]:
+    """The series that a configuration names."""
+    return tables.read(Path(config.data.data) if config.data.data else None, config.forecast.target)
 
 
 def framing_of(series: Sequence[Series], config: Config) -> Framing:

@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from seqapp.errors import need
 from seqapp.forecast import Forecaster, Outlook, forecasts
 from seqapp.framing import LEVELS, MEDIAN, Array, Framing, pinball
+from seqapp.report import Report
 from seqapp.run import replacing
 from seqapp.scoring import Metrics
 
@@ -86,12 +86,10 @@ def _theta(about: Outlook, framing: Framing) -> Array:
 
 
 @dataclass(frozen=True)
-class ForecastReport:
+class ForecastReport(Report):
     """The figures of one held-out part, of the model and of its baselines, and the forecasts themselves."""
 
-    part: str
-    figures: dict[str, Metrics]
-    baselines: dict[str, Metrics]
+    loss = "pinball"
     outlooks: Sequence[Outlook]
     quantiles: Sequence[Array]
 
@@ -109,24 +107,17 @@ class ForecastReport:
         found = {name: figures(outlooks[name], quantiles, framing) for name, quantiles in made.items()}
         return cls(part, found, baselines(outlooks[part], framing) if known is None else known, outlooks[part], made[part])
 
-    @property
-    def levels(self) -> dict[str, float]:
-        return {name: row["pinball"]["value"] for name, row in self.baselines.items()}
-
-    def as_json(self) -> dict[str, Any]:
-        return {**self.figures, "baselines": self.baselines}
-
     def table(self, name: str) -> str:
-        mine = self.figures[self.part]
+        mine = self.mine
         lines = [f"{self.part}, {mine['mase']['count']:,} values of {len(self.outlooks):,} series"]
         lines += [f"{'':18}{'sMAPE':>10}{'MASE':>10}{'pinball':>10}{'in 90 %':>10}"]
         for label, row in {name: mine, **self.baselines}.items():
             shown = [f"{row[key]['value']:10.3f}" for key in ("smape", "mase", "pinball")]
             covered = f"{row['coverage_90']['value']:10.1%}" if "coverage_90" in row else ""
             lines.append(f"{label.replace('_', '-'):18}{''.join(shown)}{covered}")
-        best = min(self.baselines, key=lambda key: float(self.baselines[key]["mase"]["value"]))
-        below = 1 - mine["mase"]["value"] / self.baselines[best]["mase"]["value"]
-        lines.append(f"MASE {abs(below):.1%} {'below' if below >= 0 else 'above'} {best.replace('_', '-')}")
+        best, value = self.strongest("mase")
+        below = 1 - mine["mase"]["value"] / value
+        lines.append(f"MASE {abs(below):.1%} {'below' if below >= 0 else 'above'} {best}")
         return "\n".join(lines)
 
     def draw(self, folder: Path) -> None:

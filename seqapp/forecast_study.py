@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -11,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from seqapp import forecast, series
+from seqapp import forecast
 from seqapp.batching import generated
 from seqapp.chain import build_chain
 from seqapp.config import Config
@@ -47,7 +46,7 @@ class ForecastStudy:
     @classmethod
     def of(cls, config: Config) -> ForecastStudy:
         """The series that a configuration names, and a model with new weights."""
-        found = series.read(Path(config.data.data) if config.data.data else None, config.forecast.target)
+        found = forecast.series_of(config)
         framing = forecast.framing_of(found, config)
         return cls(build_forecaster(config, framing), framing, found, config)
 

@@ -11,16 +11,17 @@ import numpy as np
 
 from seqapp import pieces
 from seqapp.arrays import read_npz
-from seqapp.config import Config, DataConfig, ModelConfig, NextNoteConfig, TrainingConfig
+from seqapp.config import Config, DataConfig, ModelConfig, TrainingConfig
 from seqapp.errors import UsageError, need
 from seqapp.generate import Wish
-from seqapp.pieces import KEYS, Array, Piece
+from seqapp.pieces import KEYS, Array, Piece, told_before
 from seqapp.predict import Prediction
+from seqapp.report import Report
 from seqapp.roll_report import RollReport, baselines, figures
 from seqapp.run import Run, check_file, replacing
 from seqapp.sequences import Sequences, padded
 from seqapp.step import KerasStepper, Stepper, compiled
-from seqapp.study import Report, Study
+from seqapp.study import Study
 
 TOGETHER = 32  # pieces at once
 LENGTH = 64  # frames that are generated where nothing is said
@@ -37,15 +38,15 @@ class NextNote:
             data=DataConfig(validation_fraction=0.1, test_fraction=0.1),
             model=ModelConfig(units=256, dropout=0.2, recurrent_dropout=0.1),
             training=TrainingConfig(epochs=40, patience=8, batch_size=16, bptt=128, learning_rate=4e-3),
-            next_note=NextNoteConfig(),
         )
 
-    def check_data(self, path: str | None) -> None:
+    def check_data(self, config: Config) -> None:
         for package in ("music21", "mido", "scipy"):
             need(package, "music")
+        path = Path(config.data.data) if config.data.data else None
         # Notation takes too long to read it twice.
-        if path and not Path(path).is_dir() and not (Path(path).is_file() and Path(path).suffix.lower() in pieces.NOTATION):
-            pieces.read(Path(path), 1.0)
+        if path and not path.is_dir() and not (path.is_file() and path.suffix.lower() in pieces.NOTATION):
+            pieces.read(path, config.next_note.frame, config.next_note.part)
 
     def study(self, config: Config) -> Study:
         from seqapp.roll_study import RollStudy
@@ -56,14 +57,12 @@ class NextNote:
         part = "data" if data else run.held_out
         rolls = {name: load_rolls(run.path / f"{name}_rolls.npz") for name in ("train", "validation", run.held_out)}
         if data:
-            n = run.config.next_note
-            found = pieces.read(Path(data), n.frame, n.part)
-            rolls["data"] = [piece.roll for some in found.values() for piece in some]
+            rolls["data"] = [piece.roll for piece in read_music(run, data, "--data")]
         known = run.kept_baselines(data)
         return lambda model: report_of(model, rolls, part, run.config.next_note.frame, known)
 
     def predictor(self, run: Run, source: str) -> Callable[[Any], list[Prediction]]:
-        found = [piece for some in read_music(run, source, "--input").values() for piece in some]
+        found = read_music(run, source, "--input")
 
         def predict(model: Any) -> list[Prediction]:
             after = [np.concatenate([piece.roll, np.zeros((1, KEYS), np.uint8)]) for piece in found]
@@ -82,10 +81,11 @@ class NextNote:
             check_file(made, "--output")
         begun = Piece("a beginning", np.zeros((0, KEYS), np.uint8), run.config.next_note.frame)
         if wish.prompt:
-            some = [piece for found in read_music(run, wish.prompt, "--prompt").values() for piece in found]
-            if len(some) > 1:
-                raise UsageError(f"--prompt must be one piece. Received: {wish.prompt} with {len(some)}")
-            (begun,) = some
+            begun, *more = read_music(run, wish.prompt, "--prompt")
+            if more:
+                raise UsageError(
+                    f"--prompt must be one piece: leave the others out. Received: {wish.prompt} with {1 + len(more)}"
+                )
 
         def generate(model: Any) -> str:
             from seqapp.chain import Stepwise
@@ -102,8 +102,8 @@ class NextNote:
         return generate
 
 
-def read_music(run: Run, source: str, flag: str) -> dict[str, list[Piece]]:
-    """The pieces of a file, in frames as the run has them.
+def read_music(run: Run, source: str, flag: str) -> list[Piece]:
+    """The pieces of a file or folder, in frames as the run has them.
 
     Raises:
         UsageError: it cannot be read, or is standard input.
@@ -111,7 +111,7 @@ def read_music(run: Run, source: str, flag: str) -> dict[str, list[Piece]]:
     if source == "-":
         raise UsageError(f"Music goes on from a file: name one, {', '.join(pieces.SUFFIXES)}, with {flag}.")
     n = run.config.next_note
-    return pieces.read(Path(source), n.frame, n.part)
+    return [piece for some in pieces.read(Path(source), n.frame, n.part).values() for piece in some]
 
 
 def _prediction(name: str, logits: Array) -> Prediction:
@@ -121,11 +121,6 @@ def _prediction(name: str, logits: Array) -> Prediction:
     told = sorted(np.flatnonzero(p > 0.5)) or [order[0]]
     likely = tuple((pieces.key_name(int(key)), float(p[key])) for key in order[:LIKELY])
     return Prediction(name, None, " ".join(pieces.key_name(int(key)) for key in told), float(p[told].min()), likely)
-
-
-def told_before(rolls: Array) -> Array:
-    """What is known when each frame of rolls (..., T, 88) is foretold: the frames before, and of the first one nothing."""
-    return np.concatenate([np.zeros_like(rolls[..., :1, :]), rolls[..., :-1, :]], axis=-2).astype(np.float32)
 
 
 def foretold(model: Callable[[Array], Array], rolls: Sequence[Array]) -> list[Array]:

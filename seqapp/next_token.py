@@ -17,6 +17,7 @@ from seqapp.decoding import beam, sample
 from seqapp.errors import UsageError
 from seqapp.generate import Wish
 from seqapp.predict import Prediction, refuse_nothing, text_of
+from seqapp.report import Report
 from seqapp.run import Run
 from seqapp.scoring import Metrics, Tokens, baselines, metrics, score_all, unknown_fraction
 from seqapp.step import KerasStepper, Stepper, log_softmax
@@ -58,9 +59,9 @@ class NextToken:
             characters, model=replace(characters.model, dropout=0.0), training=replace(characters.training, epochs=2)
         )
 
-    def check_data(self, path: str | None) -> None:
-        if path:
-            read_files(Path(path))
+    def check_data(self, config: Config) -> None:
+        if config.data.data:
+            read_files(Path(config.data.data))
 
     def study(self, config: Config) -> Study:
         from seqapp.token_study import TokenStudy
@@ -131,12 +132,10 @@ def _prediction(model: Stepper, vocabulary: Vocabulary, text: str, reference: st
 
 
 @dataclass(frozen=True)
-class TokenReport:
+class TokenReport(Report):
     """The figures of one held-out part, of the model and of its baselines."""
 
-    part: str
-    figures: dict[str, Metrics]
-    baselines: dict[str, Metrics]
+    loss = "nats_per_token"
 
     @classmethod
     def of(
@@ -158,19 +157,9 @@ class TokenReport:
             known = baselines(streams["train"], streams["validation"], streams[part], len(vocabulary), end, vocabulary.unit)
         return cls(part, figures, known)
 
-    @property
-    def levels(self) -> dict[str, float]:
-        return {name: row["nats_per_token"]["value"] for name, row in self.baselines.items()}
-
-    def as_json(self) -> dict[str, Any]:
-        return {**self.figures, "baselines": self.baselines}
-
-    def draw(self, folder: Path) -> None:
-        """There is nothing but the learning curve."""
-
     def table(self, name: str) -> str:
         """A line each for the model and the baselines, and how far the model is below the best of them."""
-        mine = self.figures[self.part]
+        mine = self.mine
         rows = {name: mine, **self.baselines}
         unit = "bits_per_character" if "bits_per_character" in mine else "perplexity"
         lines = [f"{self.part}, {mine['perplexity']['count']:,} tokens, {mine['unknown']['value']:.1%} unknown"]
@@ -178,7 +167,7 @@ class TokenReport:
         for label, row in rows.items():
             value, top_1, top_3 = (row[key]["value"] for key in (unit, "top_1_recall", "top_3_recall"))
             lines.append(f"{label.replace('_', '-'):16}{value:20.3f}{top_1:10.1%}{top_3:10.1%}")
-        best = min(self.baselines, key=lambda key: float(self.baselines[key]["perplexity"]["value"]))
-        below = 1 - mine["perplexity"]["value"] / self.baselines[best]["perplexity"]["value"]
-        lines.append(f"perplexity {abs(below):.1%} {'below' if below >= 0 else 'above'} {best.replace('_', '-')}")
+        best, value = self.strongest("perplexity")
+        below = 1 - mine["perplexity"]["value"] / value
+        lines.append(f"perplexity {abs(below):.1%} {'below' if below >= 0 else 'above'} {best}")
         return "\n".join(lines)

@@ -263,6 +263,11 @@ def transposed(roll: Array, steps: int) -> Array:
     return np.roll(roll, steps, axis=1)
 
 
+def told_before(rolls: Array) -> Array:
+    """What is known when each frame of rolls (..., T, 88) is foretold: the frames before, and of the first one nothing."""
+    return np.concatenate([np.zeros_like(rolls[..., :1, :]), rolls[..., :-1, :]], axis=-2).astype(np.float32)
+
+
 def key_name(key: int) -> str:
     """A key of the piano, from 0, as C4 is written."""
     return f"{NAMES[(key + LOWEST) % 12]}{(key + LOWEST) // 12 - 1}"

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from seqapp.pieces import Array, draw
+from seqapp.pieces import Array, draw, told_before
+from seqapp.report import Report
 from seqapp.run import replacing
 from seqapp.scoring import Metrics
 
@@ -41,7 +42,7 @@ def baselines(train: Sequence[Array], rolls: Sequence[Array]) -> dict[str, Metri
     often = how_often(train)
     before, after = (np.concatenate([roll[part] for roll in train]).astype(np.float64) for part in (slice(-1), slice(1, None)))
     held, struck = _logit((before * after).sum(0), before.sum(0)), _logit(((1 - before) * after).sum(0), (1 - before).sum(0))
-    from_last = [np.where(_before(roll) > 0, held, struck) for roll in rolls]
+    from_last = [np.where(told_before(roll) > 0, held, struck) for roll in rolls]
     return {
         "each_key": figures([np.tile(often, (len(roll), 1)) for roll in rolls], rolls),
         "last_frame": figures(from_last, rolls),
@@ -58,36 +59,23 @@ def _logit(count: Any, total: Any) -> Any:
     return np.log((count + 1) / (total - count + 1))
 
 
-def _before(roll: Array) -> Array:
-    return np.concatenate([np.zeros_like(roll[:1]), roll[:-1]])
-
-
 @dataclass(frozen=True)
-class RollReport:
+class RollReport(Report):
     """The figures of one held-out part, of the model and of its baselines; `shown` are a piece and what was foretold of it."""
 
-    part: str
-    figures: dict[str, Metrics]
-    baselines: dict[str, Metrics]
+    loss = "nll_per_frame"
     shown: tuple[Array, Array]
     frame: float
 
-    @property
-    def levels(self) -> dict[str, float]:
-        return {name: row["nll_per_frame"]["value"] for name, row in self.baselines.items()}
-
-    def as_json(self) -> dict[str, Any]:
-        return {**self.figures, "baselines": self.baselines}
-
     def table(self, name: str) -> str:
-        mine = self.figures[self.part]
+        mine = self.mine
         lines = [f"{self.part}, {mine['nll_per_frame']['count']:,} frames", f"{'':16}{'nats a frame':>16}{'accuracy':>12}"]
         for label, row in {name: mine, **self.baselines}.items():
             nats, accuracy = (row[key]["value"] for key in ("nll_per_frame", "frame_accuracy"))
             lines.append(f"{label.replace('_', '-'):16}{nats:16.3f}{accuracy:12.1%}")
-        best = min(self.baselines, key=lambda key: float(self.baselines[key]["nll_per_frame"]["value"]))
-        below = self.baselines[best]["nll_per_frame"]["value"] - mine["nll_per_frame"]["value"]
-        lines.append(f"{abs(below):.3f} nats {'below' if below >= 0 else 'above'} {best.replace('_', '-')}")
+        best, value = self.strongest("nll_per_frame")
+        below = value - mine["nll_per_frame"]["value"]
+        lines.append(f"{abs(below):.3f} nats {'below' if below >= 0 else 'above'} {best}")
         return "\n".join(lines)
 
     def draw(self, folder: Path) -> None:

@@ -16,8 +16,8 @@ from seqapp.batching import generated
 from seqapp.chain import build_chain
 from seqapp.config import Config
 from seqapp.errors import UsageError
-from seqapp.next_note import foretold, load_rolls, report_of, save_rolls, told_before
-from seqapp.pieces import KEYS, Array
+from seqapp.next_note import foretold, load_rolls, report_of, save_rolls
+from seqapp.pieces import KEYS, Array, told_before
 from seqapp.roll_report import RollReport, figures, how_often
 from seqapp.run import Run
 from seqapp.sequences import Sequences, padded

@@ -107,10 +107,9 @@ def _numbers(column: Any, name: str) -> Array:
     """The column as float64."""
     found = need("pandas", "forecast").to_numeric(column, errors="coerce").to_numpy(np.float64)
     for bad in np.flatnonzero(~(np.abs(found) <= LARGEST))[:1]:
-        what = (
-            "is empty: fill the gap, or leave the series out" if not column.iloc[bad].strip() else "should be a finite number"
-        )
-        raise UsageError(f"{name}, {_row(bad)}, column {column.name} {what}. Received: {column.iloc[bad]!r}")
+        text = column.iloc[bad]
+        what = "should be a finite number" if text.strip() else "is empty: fill the gap, or leave the series out"
+        raise UsageError(f"{name}, {_row(bad)}, column {column.name} {what}. Received: {text!r}")
     return found
 
 

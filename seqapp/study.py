@@ -2,32 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
+from seqapp.report import Report
 from seqapp.run import Run
-from seqapp.scoring import Metrics
-
-
-class Report(Protocol):
-    """The figures of one held-out part, of the model and of its baselines.
-
-    Attributes:
-        levels: nats per target of each baseline, by its name: the lines in the learning curve.
-    """
-
-    @property
-    def levels(self) -> Mapping[str, float]: ...
-
-    def as_json(self) -> dict[str, Metrics]:
-        """What metrics.json has of them."""
-
-    def draw(self, folder: Path) -> None:
-        """Writes pictures of them."""
-
-    def table(self, name: str) -> str:
-        """For people; `name` is what the model is called."""
 
 
 class Study(Protocol):

@@ -12,8 +12,9 @@ from seqapp.generate import Wish
 from seqapp.next_note import NextNote
 from seqapp.next_token import NextToken
 from seqapp.predict import Prediction
+from seqapp.report import Report
 from seqapp.run import Run
-from seqapp.study import Report, Study
+from seqapp.study import Study
 
 
 class Task(Protocol):
@@ -22,8 +23,8 @@ class Task(Protocol):
     def defaults(self, own_data: bool) -> Config:
         """The settings that suit data that people bring, or the default data."""
 
-    def check_data(self, path: str | None) -> None:
-        """Refuses data that cannot be read, and missing packages, before TensorFlow is loaded; None is the default data.
+    def check_data(self, config: Config) -> None:
+        """Refuses data that cannot be read, and missing packages, before TensorFlow is loaded.
 
         Raises:
             UsageError: what is wrong with them, and where.

@@ -52,7 +52,7 @@ def command(flags: dict[str, Any]) -> None:
         config = configuration.build(flags, configuration.read_json(Path(file)) if file else None)
         run = Run(Path(path or f"runs/{config.task}-{time.strftime('%Y%m%d-%H%M%S')}"))
         check_target(run.path, "--run", "config.json", overwrite)
-        TASKS[config.task].check_data(config.data.data)
+        TASKS[config.task].check_data(config)
     need_keras(modules)
     importlib.import_module("seqapp.job").run_job(run, config, resume)
     print(run.path)

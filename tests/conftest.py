@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from collections.abc import Callable
@@ -44,6 +45,18 @@ def sentences(count: int, seed: int = 0) -> str:
     return "\n".join(lines) + "\n"
 
 
+def once(tmp_path_factory: pytest.TempPathFactory, *given: str) -> Callable[..., Run]:
+    """Trains a run with the flags given here and those of each call, once for the same flags."""
+
+    @functools.cache
+    def run_with(*flags: str) -> Run:
+        path = tmp_path_factory.mktemp("runs") / "run"
+        assert train(["--run", str(path), *given, *flags]) == 0
+        return Run.open(path)
+
+    return run_with
+
+
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A UTF-8 text of some 20,000 words."""
@@ -55,17 +68,8 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Callable[..., Run]:
     """Trains a run with the given flags, once for the same flags."""
-    runs: dict[tuple[str, ...], Run] = {}
-
-    def run_with(*flags: str) -> Run:
-        if flags not in runs:
-            path = tmp_path_factory.mktemp("runs") / "run"
-            small = ["--units", "24", "--embedding", "16", "--epochs", "2", "--batch-size", "8", "--bptt", "16"]
-            assert train(["--run", str(path), "--data", str(text_file), *small, "--learning-rate", "0.01", *flags]) == 0
-            runs[flags] = Run.open(path)
-        return runs[flags]
-
-    return run_with
+    small = ["--units", "24", "--embedding", "16", "--epochs", "2", "--batch-size", "8", "--bptt", "16"]
+    return once(tmp_path_factory, "--data", str(text_file), *small, "--learning-rate", "0.01")
 
 
 def labelled_texts(count: int) -> str:
@@ -104,21 +108,10 @@ def labelled_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def classified(tmp_path_factory: pytest.TempPathFactory, labelled_files: dict[str, Path]) -> Callable[..., Run]:
     """Trains a classifier on one of the labelled files with the given flags, once for the same flags."""
-    runs: dict[tuple[str, ...], Run] = {}
-
-    def run_with(*flags: str) -> Run:
-        if flags not in runs:
-            data, *more = flags
-            path = tmp_path_factory.mktemp("runs") / "run"
-            small = ["--units", "32", "--embedding", "32", "--epochs", "2", "--batch-size", "8", "--learning-rate", "0.02"]
-            given = ["--run", str(path), "--task", "classify", "--data", str(labelled_files[data]), "--min-count", "1"]
-            assert (
-                train([*given, *small, "--dropout", "0", "--validation-fraction", "0.2", "--test-fraction", "0.2", *more]) == 0
-            )
-            runs[flags] = Run.open(path)
-        return runs[flags]
-
-    return run_with
+    small = ["--units", "32", "--embedding", "32", "--epochs", "2", "--batch-size", "8", "--learning-rate", "0.02"]
+    parts = ["--validation-fraction", "0.2", "--test-fraction", "0.2"]
+    run_with = once(tmp_path_factory, "--task", "classify", "--min-count", "1", "--dropout", "0", *small, *parts)
+    return lambda data, *flags: run_with("--data", str(labelled_files[data]), *flags)
 
 
 def dated_values(days: int, seed: int = 0) -> str:
@@ -141,18 +134,8 @@ def series_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def forecasted(tmp_path_factory: pytest.TempPathFactory, series_file: Path) -> Callable[..., Run]:
     """Trains a forecaster with the given flags, once for the same flags."""
-    runs: dict[tuple[str, ...], Run] = {}
-
-    def run_with(*flags: str) -> Run:
-        if flags not in runs:
-            path = tmp_path_factory.mktemp("runs") / "run"
-            given = ["--run", str(path), "--task", "forecast", "--data", str(series_file), "--horizon", "5"]
-            small = ["--units", "32", "--epochs", "3", "--bptt", "40", "--learning-rate", "0.01"]
-            assert train([*given, *small, *flags]) == 0
-            runs[flags] = Run.open(path)
-        return runs[flags]
-
-    return run_with
+    small = ["--horizon", "5", "--units", "32", "--epochs", "3", "--bptt", "40", "--learning-rate", "0.01"]
+    return once(tmp_path_factory, "--task", "forecast", "--data", str(series_file), *small)
 
 
 def tune(seed: int, frames: int = 48) -> Any:
@@ -180,15 +163,6 @@ def music_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def composed(tmp_path_factory: pytest.TempPathFactory, music_folder: Path) -> Callable[..., Run]:
     """Trains a run of music with the given flags, once for the same flags."""
-    runs: dict[tuple[str, ...], Run] = {}
-
-    def run_with(*flags: str) -> Run:
-        if flags not in runs:
-            path = tmp_path_factory.mktemp("runs") / "run"
-            given = ["--run", str(path), "--task", "next-note", "--data", str(music_folder), "--validation-fraction", "0.2"]
-            small = ["--test-fraction", "0.2", "--units", "48", "--epochs", "30", "--batch-size", "2", "--dropout", "0"]
-            assert train([*given, *small, "--learning-rate", "0.02", "--transpose", "0", *flags]) == 0
-            runs[flags] = Run.open(path)
-        return runs[flags]
-
-    return run_with
+    small = ["--units", "48", "--epochs", "30", "--batch-size", "2", "--learning-rate", "0.02", "--dropout", "0"]
+    parts = ["--validation-fraction", "0.2", "--test-fraction", "0.2", "--transpose", "0"]
+    return once(tmp_path_factory, "--task", "next-note", "--data", str(music_folder), *small, *parts)

@@ -74,6 +74,16 @@ def rounding_of(rounding: tuple[float, float]) -> tuple[float, float]:
     return reference.tolerances
 
 
+@pytest.mark.parametrize(("size", "factor"), [(0.01, 1.0), (1.0, 1.0), (40.0, 40.0), (math.nan, 1.0)])
+def test_outputs_are_compared_in_proportion_to_their_size(size: float, factor: float) -> None:
+    """Above 1, and only of what are no log-probabilities; what is no number makes nothing pass."""
+    model = of_features(layers.GRU(4))
+    for output, wanted in (("outputs", factor), ("key_logits", factor), ("class_logits", 1.0)):
+        reference = Reference(Network.of(model, output), FLOATS)
+        reference.__dict__.update(rounding=(0.0, 0.0), expected=(np.full((3, 1000, 4), size), []))
+        assert reference.tolerances == pytest.approx((1e-5 * wanted, 1e-5))
+
+
 def test_tolerance_follows_the_models_own_rounding() -> None:
     assert rounding_of((0.0, 2.5e-6)) == (1e-5, 1e-5)
     assert rounding_of((1e-5, 3e-6)) == pytest.approx((4e-5, 1.2e-5))

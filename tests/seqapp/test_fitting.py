@@ -23,6 +23,7 @@ from seqapp.step import KerasStepper
 from seqapp.tasks import TASKS
 from seqapp.token_study import TokenStudy
 from seqapp.vocabulary import Vocabulary
+from tests.training import assert_same_training, resumed
 
 V, END = 8, 1
 VOCABULARY = Vocabulary.learn(["a b c d e f"], "word", lower=True)
@@ -56,27 +57,6 @@ def make(path: Path, kind: type[Trainer] = Trainer, dropout: float = 0.0, eager:
 
 def weights(trainer: Trainer) -> list[Any]:
     return [np.array(weight) for weight in trainer.learner.get_weights()]
-
-
-def assert_same_training(one: Trainer, other: Trainer) -> None:
-    """Exactly the same weights, carried states and figures."""
-    for a, b in zip(weights(one), weights(other), strict=True):
-        np.testing.assert_array_equal(a, b)
-    names = ("epoch", "training_nats", "validation_nats")
-    ours, theirs = ([[row[name] for name in names] for row in t.progress.history] for t in (one, other))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
-    assert (one.progress.step, one.progress.best_epoch) == (other.progress.step, other.progress.best_epoch)
-
-
-class Interrupted(Trainer):
-    """Saves a checkpoint after seven batches of the second epoch, and is stopped three batches later."""
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        super().on_train_batch_end(batch, logs)
-        if self.progress.epoch == 1 and self.progress.batch == 7:
-            self.save()
-        if self.progress.epoch == 1 and self.progress.batch == 10:
-            raise KeyboardInterrupt
 
 
 class Poisoned(Trainer):
@@ -113,13 +93,7 @@ class TestReproducible:
         assert whole.progress.history[-1]["training_nats"] < whole.progress.history[0]["training_nats"] - 0.05, "it has learnt"
 
     def test_resuming_in_the_middle_of_an_epoch(self, whole: Trainer, tmp_path: Path, changes: dict[str, float]) -> None:
-        first = make(tmp_path / "resumed", Interrupted, eager=False, **changes)
-        with pytest.raises(KeyboardInterrupt):
-            first.train()
-        second = make(tmp_path / "resumed", eager=False, **changes)
-        second.restore()
-        assert (second.progress.epoch, second.progress.batch, second.progress.step) == (1, 7, PER_EPOCH + 7)
-        second.train()
+        second = resumed(lambda kind: make(tmp_path / "resumed", kind, eager=False, **changes), PER_EPOCH)
         assert_same_training(second, whole)
         for a, b in zip(loaded(second).get_weights(), loaded(whole).get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)

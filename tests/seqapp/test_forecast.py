@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqapp import forecast, predict
-from seqapp.config import Config, DataConfig, ForecastConfig
+from seqapp.config import Config, DataConfig, ForecastConfig, build
 from seqapp.forecast import Forecast, Parts, forecasts, outlook
 from seqapp.framing import LEVELS, Framing
 from seqapp.run import Run
@@ -71,9 +71,9 @@ def test_a_series_alone_is_as_among_others(forecasted: Forecasted) -> None:
     cut = replace(whole, origins=whole.origins[:2])
     shifted = replace(whole, series=replace(whole.series, values=whole.series.values * 3 + 7), scale=whole.scale * 3)
     together = forecasts(model, framing, [cut, whole, shifted])
-    np.testing.assert_allclose(together[0], together[1][:2], rtol=1e-5)
-    np.testing.assert_allclose(together[2], together[1] * 3 + 7, rtol=1e-5)
-    np.testing.assert_allclose(forecasts(model, framing, [whole])[0], together[1], rtol=1e-5)
+    np.testing.assert_allclose(together[0], together[1][:2], rtol=1e-5, equal_nan=False)
+    np.testing.assert_allclose(together[2], together[1] * 3 + 7, rtol=1e-5, equal_nan=False)
+    np.testing.assert_allclose(forecasts(model, framing, [whole])[0], together[1], rtol=1e-5, equal_nan=False)
 
 
 def test_what_comes_after_an_origin_is_not_seen(forecasted: Forecasted) -> None:
@@ -84,7 +84,7 @@ def test_what_comes_after_an_origin_is_not_seen(forecasted: Forecasted) -> None:
     values[origin:], beside[origin:] = 1e6, -1e6
     other = replace(one, series=replace(one.series, values=values, beside=beside))
     (before,), (after,) = (forecasts(model, framing, [which]) for which in (one, other))
-    np.testing.assert_allclose(after[0], before[0], rtol=1e-5)
+    np.testing.assert_allclose(after[0], before[0], rtol=1e-5, equal_nan=False)
     assert len(before) > 1
     assert not np.allclose(after[1], before[1])
 
@@ -143,7 +143,7 @@ def test_the_run_says_how_series_go_on(forecasted: Forecasted, series_file: Path
     sold = read(series_file, None)[0]
     framing = forecast.load_framing(run.path)
     wanted = forecasts(compiled(run.load_model()), framing, [outlook(sold, framing, 400, np.array([400]))])[0][0, 0]
-    np.testing.assert_allclose(values, wanted, rtol=1e-6)
+    np.testing.assert_allclose(values, wanted, rtol=1e-6, equal_nan=False)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,21 @@ def test_series_that_do_not_fit_the_run(
         assert part in error
 
 
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ({"target": "lent"}, ("--target must be a column", "sold, asked", "Received: lent")),
+        ({"horizon": 300}, ("series sold has 400 timesteps, of which 0 come before", "lower --horizon")),
+        ({"long_season": 3}, ("--long-season must be longer than a season, 7",)),
+    ],
+)
+def test_what_the_data_do_not_have_is_refused_before_any_work(
+    flags: dict[str, Any], parts: tuple[str, ...], series_file: Path
+) -> None:
+    config = build({"task": "forecast", "data": str(series_file), **flags})
+    refused(lambda: Forecast().check_data(config), *parts)
+
+
 def test_dates_that_come_otherwise(forecasted: Forecasted, tmp_path: Path) -> None:
     (tmp_path / "months.csv").write_text("date,v\n" + "".join(f"2024-{month:02}-01,{month**2}\n" for month in range(1, 13)))
     refused(lambda: Forecast().predictor(forecasted(), str(tmp_path / "months.csv")), "dates come by D", "Received: MS")
@@ -179,7 +194,7 @@ def test_columns_that_are_missing_and_standard_input(forecasted: Forecasted, tmp
     run = forecasted("--target", "sold")
     path = tmp_path / "other.csv"
     path.write_text("date,sold\n" + "".join(f"2024-01-{day:02},{day * day}\n" for day in range(1, 29)))
-    refused(lambda: Forecast().predictor(run, str(path)), "does not fit the run", "a date and asked")
+    refused(lambda: Forecast().predictor(run, str(path)), "does not fit the run", "a date and asked: give such columns")
     refused(lambda: Forecast().predictor(run, "-"), "--input", ".csv")
 
 

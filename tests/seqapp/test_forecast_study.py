@@ -18,7 +18,7 @@ from seqapp.framing import LEVELS, pinball
 from seqapp.run import Run
 from seqapp.series import Series
 from tests.conftest import refused
-from tests.seqapp.test_fitting import Interrupted
+from tests.training import assert_same_training, resumed
 
 RNG = np.random.default_rng(0)
 CONFIG = Config(
@@ -104,15 +104,8 @@ def test_the_same_seed_and_an_interruption_give_the_same(tmp_path: Path) -> None
     whole = make(tmp_path / "whole")
     whole.train()
     assert whole.progress.history[-1]["validation_nats"] < make(tmp_path / "new").study.validate(), "it has learnt"
-    first = make(tmp_path / "resumed", Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        first.train()
-    second = make(tmp_path / "resumed")
-    second.restore()
-    assert second.progress.batch > 0
-    second.train()
-    for a, b in zip(second.learner.get_weights(), whole.learner.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
+    second = resumed(lambda kind: make(tmp_path / "resumed", kind), whole.study.per_epoch)
+    assert_same_training(second, whole)
 
 
 def test_other_series_are_no_continuation(tmp_path: Path) -> None:
@@ -122,6 +115,12 @@ def test_other_series_are_no_continuation(tmp_path: Path) -> None:
     refused(lambda: study(some=SERIES[:2]).check_same(run), "not those", "restore the data")
     changed = [*SERIES[:2], Series("least", SERIES[2].values + 1, SERIES[2].beside, (), None, None)]
     refused(lambda: study(some=changed).check_same(run), "not those")
+    dated = [replace(one, dates=np.datetime64("2024-01-01T00") + np.arange(len(one)), frequency="h") for one in SERIES]
+    refused(lambda: study(some=dated).check_same(run), "not those")
+    study(some=dated).save(run)
+    study(some=dated).check_same(run)
+    later = [replace(one, dates=one.dates + 24) for one in dated]
+    refused(lambda: study(some=later).check_same(run), "not those")
 
 
 def test_a_cell_that_cannot_be_built() -> None:

@@ -22,7 +22,7 @@ from seqapp.label_study import LabelStudy, build_classifier, weights
 from seqapp.run import Run
 from seqapp.sequences import Sequences
 from seqapp.step import log_softmax
-from tests.seqapp.test_fitting import Interrupted
+from tests.training import assert_same_training, resumed
 
 V = 7
 CONFIG = TrainingConfig(epochs=2, batch_size=4, learning_rate=0.05, checkpoint_seconds=1e9, seed=3)
@@ -148,27 +148,12 @@ def make(path: Path, each: bool, kind: type[Trainer] = Trainer, **changes: Any) 
     return kind(Run(path), config, study(each, 0.3, config))
 
 
-def assert_same_training(one: Trainer, other: Trainer) -> None:
-    for a, b in zip(one.learner.get_weights(), other.learner.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    names = ("epoch", "training_nats", "validation_nats")
-    ours, theirs = ([[row[name] for name in names] for row in t.progress.history] for t in (one, other))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
-
-
 @pytest.mark.parametrize("each", [False, True], ids=["one label", "each timestep"])
 def test_the_same_seed_and_an_interruption_give_the_same(each: bool, tmp_path: Path) -> None:
     whole = make(tmp_path / "whole", each)
     whole.train()
     assert whole.progress.history[-1]["validation_nats"] < whole.progress.history[0]["validation_nats"] - 0.01, "it has learnt"
-    first = make(tmp_path / "resumed", each, Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        first.train()
-    second = make(tmp_path / "resumed", each)
-    second.restore()
-    assert (second.progress.epoch, second.progress.batch, second.progress.step) == (1, 7, PER_EPOCH + 7)
-    second.train()
-    assert_same_training(second, whole)
+    assert_same_training(resumed(lambda kind: make(tmp_path / "resumed", each, kind), PER_EPOCH), whole)
 
 
 def test_a_trained_run_keeps_what_evaluation_needs(classified: Callable[..., Run]) -> None:

@@ -151,7 +151,7 @@ def test_what_is_saved_is_read(text: str, target: str | None, table: Write, tmp_
         assert (one.name, one.columns, one.frequency) == (other.name, other.columns, other.frequency)
         np.testing.assert_array_equal(one.values, other.values)
         np.testing.assert_array_equal(one.beside, other.beside)
-        np.testing.assert_array_equal(one.dates, other.dates)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(one.dates, other.dates)
 
 
 def test_what_is_damaged_is_one_line(table: Write, tmp_path: Path) -> None:

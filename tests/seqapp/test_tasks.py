@@ -25,7 +25,7 @@ def test_defaults_name_their_task(name: str) -> None:
         assert TASKS[name].defaults(own_data).data.data is None
 
 
-FILES = {"forecast": (".csv", "value\n1\n2\n"), "next-note": (".abc", "X:1\nK:C\nC D E F\n")}
+FILES = {"forecast": (".csv", "value\n" + "1\n3\n" * 50), "next-note": (".abc", "X:1\nK:C\nC D E F\n")}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -33,13 +33,17 @@ def test_data_are_refused_before_any_work(name: str, tmp_path: Path) -> None:
     suffix, content = FILES.get(name, (".tsv", "yes\tIt is.\nno\tIt is not.\n"))
     none, good = tmp_path / f"none{suffix}", tmp_path / f"good{suffix}"
     bad = tmp_path / ("bad.mid" if name == "next-note" else f"bad{suffix}")
+
+    def check(path: Path) -> None:
+        TASKS[name].check_data(config.build({"task": name, "data": str(path)}))
+
     with pytest.raises(UsageError, match="There is no"):
-        TASKS[name].check_data(str(none))
+        check(none)
     bad.write_bytes(b"\x00\x01")
     with pytest.raises(UsageError, match=rf"{bad.name} (is a binary file|cannot be read as MIDI)"):
-        TASKS[name].check_data(str(bad))
+        check(bad)
     good.write_text(content)
-    TASKS[name].check_data(str(good))
+    check(good)
 
 
 @pytest.mark.parametrize("name", ["classify", "forecast"])
