@@ -66,6 +66,21 @@ def test_windows_are_of_the_training_part_and_have_their_targets() -> None:
         assert counted.sum() == sum(min(3, end - 1 - t) for t in range(made.framing.first, end - 1)), one.name
 
 
+def test_features_of_a_timestep_stand_beside_what_comes_after_it() -> None:
+    made = study()
+    framing = made.framing
+    for about, x, y, known in zip(made.held_out["validation"], made.x, made.y, made.known, strict=True):
+        values, end = about.series.values, int(about.origins[0])
+        whole = framing.features(values, about.scale)
+        for row, t in enumerate(range(framing.first, end - 1)):
+            np.testing.assert_allclose(x[row], whole[t - framing.first], atol=1e-6, equal_nan=False)
+            for k in range(3):
+                assert known[row, k] == (t + 1 + k < end)
+                if known[row, k]:
+                    naive = values[t + 1 + k - 4]  # a season ago, which is known at each of three timesteps ahead
+                    assert y[row, k] == pytest.approx((values[t + 1 + k] - naive) / about.scale, abs=1e-5)
+
+
 def test_an_epoch_goes_on_where_it_stopped_and_differs_from_the_next() -> None:
     made = study()
     whole, rest, other = (list(made.batches(*which)) for which in ((0, 0), (0, 7), (1, 0)))
