@@ -144,7 +144,10 @@ class Config:
             task = name.replace("_", "-")
             if task in TASKS and task != self.task and getattr(self, name) != kind():
                 flags = ", ".join(f"--{item.name.replace('_', '-')}" for item in fields(kind))
-                raise UsageError(f"{flags} are for the task {task} alone. Received: the task {self.task}")
+                raise UsageError(
+                    f"{flags} are for the task {task} alone: leave them out, or say --task {task}. "
+                    f"Received: the task {self.task}"
+                )
         _require(0 <= t.seed < 2**32, "seed", "from 0 to 4294967295", t.seed)
         return self
 

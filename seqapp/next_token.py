@@ -94,7 +94,7 @@ class NextToken:
 
     def generator(self, run: Run, wish: Wish) -> Callable[[Any], str]:
         if wish.output:
-            raise UsageError("--output is for music: a text is printed.")
+            raise UsageError("--output is for music, and a text is printed: leave it out.")
         vocabulary = run.vocabulary
         length = wish.length or LENGTHS[vocabulary.unit]
         prompt = _prompt_tokens(vocabulary, wish.prompt)

@@ -204,6 +204,12 @@ def test_generate_refuses_flags_that_contradict(capsys: pytest.CaptureFixture[st
         refused(capsys, seqapp.generate.main(["run", *flags]), part)
 
 
+def test_generate_prints_a_text(trained: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained()
+    capsys.readouterr()
+    refused(capsys, seqapp.generate.main([str(run.path), "--output", "a.mid"]), "--output is for music", "leave it out")
+
+
 def test_generate_continues_a_prompt(trained: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
     run = str(trained().path)
 

@@ -211,7 +211,7 @@ def test_the_flags_of_classify_are_for_no_other_task(task: str, flags: dict[str,
         ({"long_season": -1}, "^--long-season must be a whole number of at least 0. Received: -1$"),
         (
             {"task": "classify", "horizon": 3},
-            "^--horizon, .*--target are for the task forecast alone. Received: the task classify",
+            "^--horizon, .*--target are for the task forecast alone: leave them out.* Received: the task classify",
         ),
     ],
 )
