@@ -21,7 +21,8 @@ class Cell(keras.layers.Layer):
     """What the four cells share: the size of their states and the mask on the recurrence.
 
     `recurrent_mask` (B, U) multiplies H_{t-1} inside the recurrent product only. The layer that runs the cell sets it for one
-    pass over a sequence, so that one mask holds for all timesteps (Gal and Ghahramani 2016, arXiv:1512.05287v5).
+    pass over a sequence, so that one mask holds for all timesteps (Gal and Ghahramani 2016, arXiv:1512.05287v5). It sets
+    `projected` too, for a pass whose inputs it has projected already, all of them at once.
     """
 
     states_per_cell = 1
@@ -34,6 +35,7 @@ class Cell(keras.layers.Layer):
         self.state_size = [units] * self.states_per_cell
         self.output_size = units
         self.recurrent_mask: Tensor | None = None
+        self.projected = False
 
     def get_initial_state(self, batch_size: Any = None) -> States:
         return [ops.zeros((batch_size, size), dtype=self.compute_dtype) for size in self.state_size]
@@ -56,7 +58,7 @@ class Cell(keras.layers.Layer):
         raise NotImplementedError(f"{type(self).__name__} must define recur(projected, states)")
 
     def call(self, inputs: Tensor, states: States) -> tuple[Tensor, States]:
-        return self.recur(self.project(inputs), states)
+        return self.recur(inputs if self.projected else self.project(inputs), states)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "units": self.units}

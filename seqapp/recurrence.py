@@ -35,14 +35,14 @@ class Recurrence(keras.layers.RNN):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
-        short = (sequences.shape[1] or UNROLLED + 1) <= UNROLLED and by_halves(self.cell) and not self.go_backwards
         dropped = training and self.recurrent_dropout
         if dropped:
             ones = ops.ones_like(initial_state[0])
             self.cell.recurrent_mask = keras.random.dropout(ones, self.recurrent_dropout, seed=self.seed_generator)
         try:
-            if training and short and mask is None:
-                return self.unrolled(sequences, initial_state)
+            if training and mask is None and by_halves(self.cell) and not self.go_backwards:
+                short = (sequences.shape[1] or UNROLLED + 1) <= UNROLLED
+                return (self.unrolled if short else self.looped)(sequences, initial_state)
             return super().inner_loop(sequences, initial_state, mask, training=training)
         finally:
             if dropped:
@@ -50,14 +50,25 @@ class Recurrence(keras.layers.RNN):
 
     def unrolled(self, x: Any, states: Any) -> Any:
         """The loop written out, its input products as one: what Keras's loop returns, sooner for the windows of training."""
-        rows, timesteps, features = ops.shape(x)
-        flat = ops.reshape(ops.swapaxes(x, 0, 1), (-1, features))
-        projected = ops.reshape(self.cell.project(flat), (timesteps, rows, -1))
         outputs = []
-        for now in ops.unstack(projected, timesteps):
+        for now in ops.unstack(self._projected(ops.swapaxes(x, 0, 1)), ops.shape(x)[1]):
             y, states = self.cell.recur(now, states)
             outputs.append(y)
         return outputs[-1], ops.stack(outputs, axis=1), states
+
+    def looped(self, x: Any, states: Any) -> Any:
+        """Keras's loop, its input products as one."""
+        self.cell.projected = True
+        try:
+            return super().inner_loop(self._projected(x), states, None, training=True)
+        finally:
+            self.cell.projected = False
+
+    def _projected(self, x: Any) -> Any:
+        """The input half of the product (..., F) -> (..., gates·U), all timesteps at once."""
+        rows, columns, features = ops.shape(x)
+        flat = self.cell.project(ops.reshape(x, (-1, features)))
+        return ops.reshape(flat, (rows, columns, flat.shape[-1]))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "recurrent_dropout": self.recurrent_dropout}
