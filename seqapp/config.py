@@ -15,7 +15,7 @@ from typing import Any
 from seqapp.errors import UsageError
 
 CELL_NAMES = ("plain", "lstm", "gru", "cifg")
-TASKS = ("next-word", "next-character", "next-note", "classify", "forecast")
+TASKS = ("next-word", "next-character", "next-note", "classify", "forecast", "translate")
 
 
 def option(default: Any, text: str) -> Any:
@@ -71,6 +71,39 @@ class NextNoteConfig:
     part: str | None = option(None, "the part of a score or the track of a MIDI file to read, by name or number (default: all)")
 
 
+UNITS = ("word", "character", "symbol", "subword")
+
+
+@dataclass(frozen=True)
+class TranslateConfig:
+    """Of the task `translate` alone."""
+
+    source_language: str | None = option(None, "suffix of the files of sources; of the default data, a language (default: en)")
+    target_language: str | None = option(None, "suffix of the files of targets; of the default data, a language (default: fr)")
+    source_unit: str = option("subword", f"what a source is cut into: {', '.join(UNITS)}; a symbol stands between spaces")
+    target_unit: str = option("subword", "what a target is cut into, likewise")
+    subwords: int = option(4000, "subwords of a language, at most")
+    subword_sampling: float = option(0.0, "cut each text another way in each epoch: the sharper, the larger; 0 always the same")
+    label_smoothing: float = option(0.1, "part of the probability that training spreads over all tokens")
+    beam: int = option(5, "hypotheses of the search for a translation; 1 takes the likeliest token each time")
+    length_penalty: float = option(1.0, "α of ((5 + length) / 6)^α, which a log-probability is divided by; 0 likes short ones")
+    longest: int = option(100, "tokens of a source or a target at most, its end among them")
+
+    def check(self) -> None:
+        """As `Config.check`."""
+        for name in ("source_unit", "target_unit"):
+            _require(getattr(self, name) in UNITS, name, f"one of {', '.join(UNITS)}", getattr(self, name))
+        for name, least in (("subwords", 3), ("beam", 1), ("longest", 2)):
+            _require(getattr(self, name) >= least, name, f"a whole number of at least {least}", getattr(self, name))
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and below 1", self.label_smoothing)
+        _require(0 <= self.subword_sampling < float("inf"), "subword_sampling", "a number of at least 0", self.subword_sampling)
+        _require(0 <= self.length_penalty <= 10, "length_penalty", "from 0 to 10", self.length_penalty)
+        given = (self.source_language is not None, self.target_language is not None)
+        _require(
+            given[0] == given[1], "target_language", "given where --source-language is, and only there", self.target_language
+        )
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     epochs: int = option(20, "passes over the training split, at most")
@@ -95,6 +128,7 @@ class Config:
     classify: ClassifyConfig = ClassifyConfig()
     forecast: ForecastConfig = ForecastConfig()
     next_note: NextNoteConfig = NextNoteConfig()
+    translate: TranslateConfig = TranslateConfig()
 
     def check(self) -> Config:
         """Returns itself.
@@ -140,6 +174,7 @@ class Config:
         frame = self.next_note.frame
         _require(1 / 64 <= frame <= 16, "frame", "from 1/64 to 16 quarter notes", frame)
         _require(0 <= self.next_note.transpose <= 12, "transpose", "from 0 to 12 semitones", self.next_note.transpose)
+        self.translate.check()
         for name, kind in _groups():
             task = name.replace("_", "-")
             if task in TASKS and task != self.task and getattr(self, name) != kind():

@@ -33,9 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     p = Parser(
         prog="python -m seqapp.predict",
         description="Predicts with a trained run: the class of each sequence, the next token of each line, the next keys of "
-        "each piece, or how each series goes on, a row for each timestep to come. Writes rows of input, reference (where the "
-        "input has one), prediction and score, with tabs between them; the score is a probability, of a forecast the width of "
-        "the interval that should hold 90 %.",
+        "each piece, a translation of each line, or how each series goes on, a row for each timestep to come. Writes rows of "
+        "input, reference (where the input has one), prediction and score, with tabs between them; the score is a probability, "
+        "of a forecast the width of the interval that should hold 90 %.",
     )
     p.add_argument("run", metavar="RUN", help="a run directory that seqapp.train made")
     p.add_argument(

@@ -15,6 +15,7 @@ from seqapp.predict import Prediction
 from seqapp.report import Report
 from seqapp.run import Run
 from seqapp.study import Study
+from seqapp.translate import Translate
 
 
 class Task(Protocol):
@@ -65,4 +66,5 @@ TASKS: dict[str, Task] = {
     "next-note": NextNote(),
     "classify": Classify(),
     "forecast": Forecast(),
+    "translate": Translate(),
 }

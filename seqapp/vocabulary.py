@@ -25,6 +25,8 @@ _WORD = (
 _SPACE = "\u0000-\u0020\u007f-\u00a0\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 WORD_PATTERN = f"{_WORD}+(?:['\u2019]{_WORD}+)*|[^{_SPACE}]"
 CHARACTER_PATTERN = "(?s:.)"
+SYMBOL_PATTERN = f"[^{_SPACE}]+"
+PATTERNS = {"word": WORD_PATTERN, "character": CHARACTER_PATTERN, "symbol": SYMBOL_PATTERN}
 
 _NO_SPACE_BEFORE = frozenset(".,;:!?)]}%\u2026")
 _NO_SPACE_AFTER = frozenset("([{$#")
@@ -35,7 +37,8 @@ class Vocabulary:
     """The tokens a model knows, numbered from 0, and how text becomes tokens.
 
     A text is normalized (`NFC`, and `lower` where chosen) and cut by `token_pattern`, a regular expression that RE2 accepts.
-    `unit` is `word`, where each line that has words is closed by `end`, or `character`, where `end` is the newline itself.
+    `unit` is `word`, where each line that has words is closed by `end`; `symbol`, the same with whatever stands between spaces
+    for a word; or `character`, where `end` is the newline itself.
     """
 
     tokens: tuple[str, ...]
@@ -48,8 +51,8 @@ class Vocabulary:
     @classmethod
     def empty(cls, unit: str, lower: bool) -> Self:
         """The rule alone, with no token but the unknown one and the end."""
-        end, pattern = ("<eos>", WORD_PATTERN) if unit == "word" else ("\n", CHARACTER_PATTERN)
-        return cls((UNKNOWN, end), unit, end, pattern, ("NFC", "lower") if lower else ("NFC",))
+        end = "\n" if unit == "character" else "<eos>"
+        return cls((UNKNOWN, end), unit, end, PATTERNS[unit], ("NFC", "lower") if lower else ("NFC",))
 
     @classmethod
     def learn(cls, documents: Iterable[str], unit: str, lower: bool, min_count: int = 1) -> Self:
@@ -80,7 +83,11 @@ class Vocabulary:
 
     def cut(self, text: str) -> list[str]:
         """The tokens of a text, known or not. Each line of words is closed by the end; of characters, the newline is one."""
-        return self.prompt(text + "\n") if self.unit == "word" else self.prompt(text)
+        return self.prompt(text) if self.unit == "character" else self.prompt(text + "\n")
+
+    def normalized(self, text: str) -> str:
+        text = unicodedata.normalize("NFC", text)
+        return text.lower() if "lower" in self.normalization else text
 
     def prompt(self, text: str, in_line: bool = False) -> list[str]:
         """The tokens of a text that goes on: as `cut` has them, but the end only where a newline closes a line of words.
@@ -88,8 +95,7 @@ class Vocabulary:
         With `in_line`, the text itself goes on in a line that has words. The pieces of a text that was parted before or after a
         space or a newline have the tokens of the whole; elsewhere a token, or what normalization looks at, may be torn.
         """
-        text = unicodedata.normalize("NFC", text)
-        text = text.lower() if "lower" in self.normalization else text
+        text = self.normalized(text)
         if self.unit == "character":
             return self._pattern.findall(text)
         tokens: list[str] = []
@@ -111,15 +117,19 @@ class Vocabulary:
         numbers = self.encode(text)
         return numbers if numbers[-1:] == [self.end_number] else [*numbers, self.end_number]
 
+    def decode(self, numbers: Iterable[int]) -> str:
+        """The text of some numbers, without the end."""
+        return self.join(self.tokens[number] for number in numbers if number != self.end_number)
+
     def join(self, tokens: Iterable[str]) -> str:
         """Readable text: each end a new line, words spaced as one writes them."""
         if self.unit == "character":
             return "".join(tokens)
-        text = ""
+        text, of_words = "", self.unit == "word"
         for token in tokens:
             if token == self.end:
                 text += "\n"
-            elif not text or text[-1] == "\n" or text[-1] in _NO_SPACE_AFTER or token in _NO_SPACE_BEFORE:
+            elif not text or text[-1] == "\n" or (of_words and (text[-1] in _NO_SPACE_AFTER or token in _NO_SPACE_BEFORE)):
                 text += token
             else:
                 text += " " + token
@@ -140,7 +150,7 @@ class Vocabulary:
             vocabulary = cls(
                 **{**content, "tokens": tuple(content["tokens"]), "normalization": tuple(content["normalization"])}
             )
-            if vocabulary.unit not in ("word", "character"):
+            if vocabulary.unit not in PATTERNS:
                 raise ValueError(f"its unit is {vocabulary.unit!r}")
             # Looked up now: a damaged file is refused here, not in the middle of the work.
             _ = vocabulary._pattern, vocabulary.unknown_number, vocabulary.end_number

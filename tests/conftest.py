@@ -166,3 +166,31 @@ def composed(tmp_path_factory: pytest.TempPathFactory, music_folder: Path) -> Ca
     small = ["--units", "48", "--epochs", "30", "--batch-size", "2", "--learning-rate", "0.02", "--dropout", "0"]
     parts = ["--validation-fraction", "0.2", "--test-fraction", "0.2", "--transpose", "0"]
     return once(tmp_path_factory, "--task", "next-note", "--data", str(music_folder), *small, *parts)
+
+
+def spelled_pairs(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Words of a small alphabet with how they sound, each once: a letter may be silent, long, or lean on the one before."""
+    rng, sounds = random.Random(seed), {"c": "k", "q": "k", "u": "y", "e": "ɛ"}
+    found = {}
+    while len(found) < count:
+        word = "".join(rng.choice(("ba", "ce", "du", "qi", "no", "h", "rra")) for _ in range(rng.randint(1, 4)))
+        phones = [sounds.get(letter, letter) for letter in word.replace("h", "").replace("rr", "R")]
+        found[word] = " ".join(phones) or "∅"
+    return list(found.items())
+
+
+@pytest.fixture(scope="session")
+def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Words and how they sound: source TAB target."""
+    path = tmp_path_factory.mktemp("pairs") / "sounds.tsv"
+    path.write_text("".join(f"{word}\t{phones}\n" for word, phones in spelled_pairs(400)), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def translated(tmp_path_factory: pytest.TempPathFactory, pairs_file: Path) -> Callable[..., Run]:
+    """Trains a translator with the given flags, once for the same flags."""
+    small = ["--units", "32", "--embedding", "24", "--layers", "1", "--epochs", "12", "--batch-size", "8", "--beam", "3"]
+    parts = ["--validation-fraction", "0.15", "--test-fraction", "0.15", "--min-count", "1", "--learning-rate", "0.01"]
+    units = ["--source-unit", "character", "--target-unit", "symbol", "--dropout", "0"]
+    return once(tmp_path_factory, "--task", "translate", "--data", str(pairs_file), *small, *parts, *units)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqapp.errors import UsageError
-from seqapp.vocabulary import CHARACTER_PATTERN, UNKNOWN, WORD_PATTERN, Vocabulary
+from seqapp.vocabulary import CHARACTER_PATTERN, PATTERNS, SYMBOL_PATTERN, UNKNOWN, WORD_PATTERN, Vocabulary
 
 WORDS = Vocabulary.empty("word", lower=True)
 CASED = Vocabulary.empty("word", lower=False)
@@ -54,6 +54,24 @@ TRICKY = [
 )
 def test_words(text: str, tokens: list[str]) -> None:
     assert WORDS.cut(text) == [*tokens, "<eos>"]
+
+
+def test_symbols_are_what_stands_between_spaces() -> None:
+    symbols = Vocabulary.learn(["t͡ʃ aː ʔ", "ʰp aː|b  t͡ʃ"], "symbol", lower=False)
+    assert symbols.cut("t͡ʃ aː|b") == ["t͡ʃ", "aː|b", "<eos>"]
+    assert symbols.tokens[:3] == (UNKNOWN, "<eos>", "t͡ʃ")
+    numbers = symbols.encode_whole("ʰp t͡ʃ nothing")
+    assert numbers[2:] == [symbols.unknown_number, symbols.end_number]
+    assert symbols.decode(numbers) == f"ʰp t͡ʃ {UNKNOWN}"
+    assert symbols.join(["a", "b", "<eos>", "c"]) == "a b\nc"
+    for text in TRICKY:
+        assert symbols.cut(text)[:-1] == re2.findall(SYMBOL_PATTERN, text if "\n" in text else symbols.normalized(text))
+
+
+@pytest.mark.parametrize("unit", PATTERNS)
+def test_numbers_are_text_again_without_the_end(unit: str) -> None:
+    known = Vocabulary.learn(["a small house."], unit, lower=False)
+    assert known.decode(known.encode_whole("a small house.")) == "a small house."
 
 
 def test_each_line_with_words_is_closed() -> None:
