@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from export.spec import PREFILL, SEQUENCE, STEP
+from export.spec import DECODE_STEP, ENCODE, PREFILL, SEQUENCE, STEP
 from seqapp.errors import UsageError, need
 
 FORMATS = ("saved_model", "tflite", "onnx")
@@ -26,9 +26,9 @@ class Artifact:
     @property
     def tested(self) -> tuple[str, ...]:
         """The signatures whose numbers are compared with Keras's; ONNX has one graph, which is the step too."""
-        if self.format == "onnx":
+        if self.format == "onnx" and SEQUENCE in self.signatures:
             return STEP, SEQUENCE
-        return tuple(name for name in self.signatures if name in (STEP, SEQUENCE, PREFILL))
+        return tuple(name for name in self.signatures if name in (STEP, SEQUENCE, PREFILL, ENCODE, DECODE_STEP))
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -67,6 +67,28 @@ def of_sequences(artifacts: list[Artifact]) -> list[Artifact]:
         if a.profile != APP or a.precision not in {f.precision for f in fitting}:
             raise UsageError(
                 f"{a.path} runs step by step, and a model that reads both ways cannot: "
+                f"leave {a.precision if a.profile == APP else a.profile} out{', or add onnx' if a.profile == APP else ''}."
+            )
+    return fitting
+
+
+def of_translator(artifacts: list[Artifact]) -> list[Artifact]:
+    """The files that an encoder-decoder has: those for apps, without static ranges, and of ONNX one for each signature.
+
+    Raises:
+        UsageError: another profile was asked for, or a precision that no file is left of.
+    """
+    fitting: list[Artifact] = []
+    for a in artifacts:
+        if a.format == "onnx":
+            names = {ENCODE: a.path.replace("model", ENCODE), DECODE_STEP: a.path.replace("model", DECODE_STEP)}
+            fitting += [replace(a, path=path, signatures=(name,)) for name, path in names.items()]
+        elif a.profile == APP and SEQUENCE in a.signatures:
+            fitting.append(replace(a, signatures=(ENCODE, DECODE_STEP)))
+    for a in artifacts:
+        if a.profile != APP or a.precision not in {f.precision for f in fitting}:
+            raise UsageError(
+                f"{a.path} is for models that run step by step, and an encoder-decoder is none: "
                 f"leave {a.precision if a.profile == APP else a.profile} out{', or add onnx' if a.profile == APP else ''}."
             )
     return fitting

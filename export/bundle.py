@@ -11,6 +11,7 @@ from export.artifact import MICRO, Artifact
 from export.card import card
 from export.firmware import write_source
 from export.source import Source
+from export.translation import TranslationSource
 from export.validate import Verdict, validate
 from seqapp.errors import RunFailed
 from seqapp.run import replacing, write_json
@@ -18,14 +19,14 @@ from seqapp.run import replacing, write_json
 SHOWN = ("perplexity", "accuracy")  # the figure that a table has, of those that there are
 
 
-def write_bundle(source: Source, target: Path, artifacts: list[Artifact]) -> dict[str, Any]:
+def write_bundle(source: Source | TranslationSource, target: Path, artifacts: list[Artifact]) -> dict[str, Any]:
     """Writes the bundle `target` and returns its manifest; says on standard error what it is doing.
 
     Raises:
         UsageError: a format cannot hold the model.
         RunFailed: a file is not the trained model; nothing is left behind.
     """
-    reference = source.reference
+    reference: Any = source.reference
     if any(artifact.format == "tflite" for artifact in artifacts):
         converter.start()
     reference.check_chain()
@@ -44,10 +45,9 @@ def write_bundle(source: Source, target: Path, artifacts: list[Artifact]) -> dic
         if failures:
             raise RunFailed(f"The export failed its validation, nothing was written. {'; '.join(failures)}")
         for artifact, path, _ in files:
-            if artifact.profile == MICRO:
+            if artifact.profile == MICRO and isinstance(source, Source):
                 write_source(path, reference.spec)
-        if source.vocabulary:
-            source.vocabulary.save(temporary / "vocabulary.json")
+        source.save_beside(temporary)
         content = manifest.content(source, temporary, files)
         write_json(temporary / "manifest.json", content)
         (temporary / "README.md").write_text(card(content), "utf-8")

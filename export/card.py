@@ -6,7 +6,7 @@ from typing import Any
 
 from export.sequence_snippets import sequence_snippets
 from export.snippets import snippets
-from export.spec import PREFILL, SEQUENCE, STEP
+from export.spec import DECODE_STEP, ENCODE, PREFILL, SEQUENCE, STEP
 
 COMPARED = "Each file was compared with the trained Keras model, in each way it can be run, before it got its name."
 
@@ -14,6 +14,8 @@ COMPARED = "Each file was compared with the trained Keras model, in each way it 
 def card(content: dict[str, Any]) -> str:
     """README.md of a bundle, from its manifest."""
     parts = [f"# {content['task']}", *_about(content), "## Files", COMPARED, _files(content), _legend(content)]
+    if ENCODE in content["signatures"]:
+        return "\n\n".join([*parts, *_translation(content)]) + "\n"
     parts += [*_forecast(content), "## How to run it", _contract(content)]
     for language, (_, block, code) in (snippets if STEP in content["signatures"] else sequence_snippets)(content).items():
         parts += [f"### {language}", f"```{block}\n{code}\n```"]
@@ -49,7 +51,7 @@ def _files(content: dict[str, Any]) -> str:
 
 def _timed(content: dict[str, Any]) -> str:
     """The signature whose latency is shown."""
-    return STEP if STEP in content["signatures"] else SEQUENCE
+    return next(name for name in (STEP, DECODE_STEP, SEQUENCE) if name in content["signatures"])
 
 
 def _latency(file: dict[str, Any], signature: str) -> str:
@@ -57,6 +59,13 @@ def _latency(file: dict[str, Any], signature: str) -> str:
 
 
 def _legend(content: dict[str, Any]) -> str:
+    if ENCODE in content["signatures"]:
+        return (
+            "Figures are of held-out pairs, each token of a target told from those before it; *translated_as_keras* is the "
+            "share of sources whose translation is that of Keras, by the same search. *Largest difference* is from Keras, in "
+            "what a source is encoded to, or in log-probability and attention of a step; *loses* is against Keras on the same "
+            "pairs; times are of calls from Python, one thread, on the machine that exported."
+        )
     counts = sorted({f"{metric['count']:,}" for file in content["files"] for metric in file["metrics"].values()})
     carried = "timesteps, the state carried through" if STEP in content["signatures"] else "timesteps"
     judged = "labels" if "classes" in content else carried
@@ -80,6 +89,26 @@ def _forecast(content: dict[str, Any]) -> list[str]:
         f'```python\nfrom export.runtime import load\n\nquantiles = load("bundle").forecast(values{given})\n```',
         f"{f['horizon']} rows, a timestep each, of the quantiles {', '.join(map(str, f['levels']))}. What goes into the files "
         f"is made of the series{columns} as `forecast` in `manifest.json` and the project's docs/forecast.md say.",
+    ]
+
+
+def _translation(content: dict[str, Any]) -> list[str]:
+    """How texts go in and translations come out."""
+    t = content["translation"]
+    sides = [
+        f"A {side} is cut into {t[side]['unit']}s as `{t[side]['path']}` says and closed by `{t[side]['end']!r}`"
+        for side in ("source", "target")
+    ]
+    return [
+        "## How to run it",
+        '```python\nfrom export.runtime import load_translator\n\nprint(load_translator("bundle").translate("a text"))\n```',
+        f"{'. '.join(sides)}; texts are normalized first: {', '.join(t['source']['normalization'])}.",
+        f"{_signature(content, ENCODE)} What stands behind a source, up to its length, changes nothing.",
+        f"{_signature(content, DECODE_STEP)} Its first states are those that `{ENCODE}` gives, its first token is the end; "
+        "hand states and the chosen token to the next call, with the same memory and lengths, until the end is chosen. "
+        f"`attention` says where in the source a token came from. In ONNX, each signature is a file of its own. A search keeps "
+        f"{t['beam']} hypotheses and divides their log-probability by ((5 + length) / 6)^{t['length_penalty']:g}. "
+        "`manifest.json` has every name, shape and checksum.",
     ]
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.artifact import FORMATS, PRECISIONS, Artifact, check_wanted, of_sequences, wanted
+from export.artifact import FORMATS, PRECISIONS, Artifact, check_wanted, of_sequences, of_translator, wanted
 from export.bundle import table, write_bundle
+from export.encoder_decoder import EncoderDecoder
 from export.network import CLASS_LOGITS, QUANTILES, Network
 from export.reference import QUALITY, Reference
 from export.source import Source
 from export.spec import KEY_LOGITS, PREFILL, categorical
-from seqapp.classify import Coder
+from export.translation import TranslationSource
+from export.translation_reference import TranslationReference
+from seqapp import classify
 from seqapp.config import Config
 from seqapp.errors import UsageError
 from seqapp.forecast import Outlook, Parts, features, load_framing, load_series
@@ -25,6 +29,7 @@ from seqapp.pieces import told_before
 from seqapp.run import Run, check_target
 from seqapp.sequences import Sequences
 from seqapp.step import Array
+from seqapp.translate import Coder, kept
 from seqapp.vocabulary import Vocabulary
 
 CALIBRATION = 1000  # timesteps
@@ -37,7 +42,12 @@ def export_run(run: Run, target: Path, formats: list[str], precisions: list[str]
         UsageError: a format cannot hold the run's cell, or the run is damaged.
         RunFailed: a file is not the trained model; nothing is left behind.
     """
-    makers = {"classify": _of_classifier, "forecast": _of_forecaster, "next-note": _of_music}
+    makers: dict[str, Callable[[Run], Source | TranslationSource]] = {
+        "classify": _of_classifier,
+        "forecast": _of_forecaster,
+        "next-note": _of_music,
+        "translate": _of_translator,
+    }
     source = makers.get(run.config.task, _of_text)(run)
     return table(write_bundle(source, target, _fitting(source, wanted(formats, precisions, profiles))))
 
@@ -51,7 +61,7 @@ def _of_text(run: Run) -> Source:
 
 
 def _of_classifier(run: Run) -> Source:
-    coder = Coder.load(run.path)
+    coder = classify.Coder.load(run.path)
     train, examples = (Sequences.load(run.path / f"{part}_examples.npz") for part in ("train", run.held_out))
     network = Network.of(coder.fitting(run.load_model()))
     reference = Reference(network, np.concatenate(examples.inputs), examples=examples)
@@ -84,14 +94,24 @@ def _of_music(run: Run) -> Source:
     return Source("next-note", Reference(network, held_out), train[:CALIBRATION], description=about)
 
 
+def _of_translator(run: Run) -> TranslationSource:
+    coder = Coder.load(run.path, run.config)
+    network = EncoderDecoder(coder.fitting(run.load_model()))
+    reference = TranslationReference(network, coder.coded(kept(run.path, run.held_out)), coder)
+    about = f"Translates a source, cut into {coder.source.unit}s, to a target of {coder.target.unit}s. {_made(run.config)}"
+    return TranslationSource(reference, about)
+
+
 def _first_features(outlooks: list[Outlook], framing: Framing, timesteps: int) -> Array:
     """Of the first series, up to their last origins, as many as begin within so many timesteps."""
     count = int(np.searchsorted(np.cumsum([one.origins[-1] - framing.first for one in outlooks]), timesteps)) + 1
     return np.concatenate([features(one, framing, int(one.origins[-1])) for one in outlooks[:count]])
 
 
-def _fitting(source: Source, artifacts: list[Artifact]) -> list[Artifact]:
+def _fitting(source: Source | TranslationSource, artifacts: list[Artifact]) -> list[Artifact]:
     """The artifacts that a model can have."""
+    if isinstance(source, TranslationSource):
+        return of_translator(artifacts)
     spec = source.reference.spec
     if spec.both_ways:
         return of_sequences(artifacts)
@@ -111,6 +131,7 @@ def _made(config: Config) -> str:
         "classify": "the sentences of chatterbot-corpus",
         "forecast": "the weather of Seattle in vega_datasets",
         "next-note": "Bach's chorales in music21",
+        "translate": "what Babel writes in two languages",
     }
     name = Path(data).name if data else default.get(config.task, "the conversations of chitchat-dataset")
     return f"Cell {m.cell}, {m.layers} × {m.units} units; trained on {name}."

@@ -50,7 +50,7 @@ def builtin_functions(network: Network, spec: Spec) -> dict[str, Any]:
         return tf.reshape(result, tf.concat([tf.shape(y)[:-1], [spec.output_size]], 0))
 
     if network.both_ways:
-        return _of_sequences(network, spec, _loop_in_blocks, finish)
+        return _of_sequences(network, spec, loop_in_blocks, finish)
 
     def at_ends(x: Tensor, lengths: Tensor, states: States) -> tuple[Tensor, States]:
         # What is left of each sequence goes along as a state of its own.
@@ -85,7 +85,7 @@ def _of_sequences(network: Network, spec: Spec, drive: Drive, finish: Callable[[
     def named(**given: Tensor) -> dict[str, Tensor]:
         return {spec.output: finish(network.sequences(drive, given[spec.input], given[SEQUENCE_LENGTHS]))}
 
-    return {SEQUENCE: _concrete(named, spec.signatures[SEQUENCE])}
+    return {SEQUENCE: concrete(named, spec.signatures[SEQUENCE])}
 
 
 def _of_ends(network: Network, spec: Spec, at_ends: Callable[..., tuple[Tensor, States]]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def _of_ends(network: Network, spec: Spec, at_ends: Callable[..., tuple[Tensor, 
         states = [given[state.input] for state in spec.states]
         return _named(spec, *at_ends(given[spec.input], given[SEQUENCE_LENGTHS], states))
 
-    sequence = _concrete(named, spec.signatures[SEQUENCE])
+    sequence = concrete(named, spec.signatures[SEQUENCE])
     return {**_functions({STEP: network.step}, spec), SEQUENCE: sequence}
 
 
@@ -109,14 +109,15 @@ def function(body: Body, signature: Signature, spec: Spec) -> Any:
     def named(**given: Tensor) -> dict[str, Tensor]:
         return _named(spec, *body(given[spec.input], [given[state.input] for state in spec.states]))
 
-    return _concrete(named, signature)
+    return concrete(named, signature)
 
 
 def _named(spec: Spec, result: Tensor, states: States) -> dict[str, Tensor]:
     return {spec.output: result, **{state.output: value for state, value in zip(spec.states, states, strict=True)}}
 
 
-def _concrete(function: Callable[..., dict[str, Tensor]], signature: Signature) -> Any:
+def concrete(function: Callable[..., dict[str, Tensor]], signature: Signature) -> Any:
+    """A function of named tensors, its shapes free where the signature names an axis."""
     specs = {
         t.name: tf.TensorSpec([None if isinstance(axis, str) else axis for axis in t.shape], t.dtype, name=t.name)
         for t in signature.inputs
@@ -145,7 +146,8 @@ def _loop(stage: Recurrent, x: Tensor, states: States, left: Tensor | None = Non
     return _collect(body, tf.shape(x)[1], 1, tf.shape(x)[:1], stage.width, states)
 
 
-def _loop_in_blocks(stage: Recurrent, x: Tensor, states: States) -> tuple[Tensor, States]:
+def loop_in_blocks(stage: Recurrent, x: Tensor, states: States) -> tuple[Tensor, States]:
+    """A cell over x (B, T, F), as `export.stages.Drive`, in operators that LiteRT has built in."""
     return _in_blocks(lambda x, states: _loop(stage, x, states), stage.width, BLOCKS)(x, states)
 
 

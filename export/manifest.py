@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,32 +12,34 @@ import numpy as np
 
 from export import firmware, flatbuffer, micro, onnx_graph, onnx_nodes
 from export.artifact import APP, MICRO, TRAINABLE, Artifact
-from export.reference import LENGTHS, Reference
 from export.saved_model import graph_names
 from export.source import Source
-from export.spec import Signature, State, TensorSpec
-from export.validate import FLOAT32, Verdict, declared
+from export.spec import ENCODE, Signature, State, TensorSpec
+from export.translation import TranslationSource
+from export.validate import FLOAT32, AnyReference, Verdict, declared
 from seqapp import __version__
+from seqapp.subwords import Subwords
+from seqapp.translate import SIDES
 from seqapp.vocabulary import Vocabulary
 
 PACKAGES = ("tensorflow", "keras", "numpy", "onnx", "onnxruntime", "ai-edge-litert")
 
 
-def content(source: Source, folder: Path, files: list[tuple[Artifact, Path, Verdict]]) -> dict[str, Any]:
+AnySource = Source | TranslationSource
+
+
+def content(source: AnySource, folder: Path, files: list[tuple[Artifact, Path, Verdict]]) -> dict[str, Any]:
     """The manifest of a bundle in `folder`, from its validated files; saves first states that are not one number there."""
-    reference, vocabulary = source.reference, source.vocabulary
-    spec = reference.spec
+    reference = source.reference
     return {
         "task": source.task,
         "description": source.description,
-        "signatures": _signatures(spec.signatures),
+        "signatures": _signatures(reference.spec.signatures),
         "states": [
-            {"input": s.input, "output": s.output, "layer": s.layer, "role": s.role, **_initial(s, folder)} for s in spec.states
+            {"input": s.input, "output": s.output, "layer": s.layer, "role": s.role, **_initial(s, source, folder)}
+            for s in reference.spec.states
         ],
-        **({"token_count": count} if (count := reference.network.token_count) else {}),
-        **({"vocabulary": _vocabulary(vocabulary, folder / "vocabulary.json")} if vocabulary else {}),
-        **({"classes": list(source.classes)} if source.classes else {}),
-        **({"forecast": source.framing.as_json()} if source.framing else {}),
+        **(_translation(source, folder) if isinstance(source, TranslationSource) else _beside(source, folder)),
         "files": [_file(artifact, path, verdict, reference) for artifact, path, verdict in files],
         "parity": [entry for artifact, _, verdict in files for entry in _parity(artifact, verdict, reference)],
         "parameters": reference.network.model.count_params(),
@@ -44,8 +47,27 @@ def content(source: Source, folder: Path, files: list[tuple[Artifact, Path, Verd
     }
 
 
-def _initial(state: State, folder: Path) -> dict[str, Any]:
-    """The number that all units start from, or the file that holds theirs."""
+def _beside(source: Source, folder: Path) -> dict[str, Any]:
+    """What the numbers of a model mean."""
+    vocabulary = source.vocabulary
+    return {
+        **({"token_count": count} if (count := source.reference.network.token_count) else {}),
+        **({"vocabulary": _vocabulary(vocabulary, folder / "vocabulary.json")} if vocabulary else {}),
+        **({"classes": list(source.classes)} if source.classes else {}),
+        **({"forecast": source.framing.as_json()} if source.framing else {}),
+    }
+
+
+def _translation(source: TranslationSource, folder: Path) -> dict[str, Any]:
+    """What the tokens of both sides mean, and how translations are searched."""
+    sides = {side: _vocabulary(getattr(source.coder, side), source.coder.path(folder, side)) for side in SIDES}
+    return {"translation": {**asdict(source.coder.settings), **sides}}
+
+
+def _initial(state: State, source: AnySource, folder: Path) -> dict[str, Any]:
+    """The number that all units start from, or the file that holds theirs, or the signature that gives them."""
+    if isinstance(source, TranslationSource):
+        return {"initial_from": ENCODE}
     if len(set(state.initial)) == 1:
         return {"initial": state.initial[0]}
     path = folder / f"state_{state.number}_initial.npy"
@@ -64,21 +86,21 @@ def _tensor(tensor: TensorSpec) -> dict[str, Any]:
     return {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
 
 
-def _vocabulary(vocabulary: Vocabulary, path: Path) -> dict[str, Any]:
+def _vocabulary(vocabulary: Vocabulary | Subwords, path: Path) -> dict[str, Any]:
     return {
         "path": path.name,
         "bytes": path.stat().st_size,
         "sha256": digest(path),
         "size": len(vocabulary),
         "unit": vocabulary.unit,
-        "unknown": vocabulary.unknown,
-        "end": vocabulary.end,
-        "token_pattern": vocabulary.token_pattern,
+        "unknown": vocabulary.tokens[vocabulary.unknown_number],
+        "end": vocabulary.tokens[vocabulary.end_number],
+        **({} if isinstance(vocabulary, Subwords) else {"token_pattern": vocabulary.token_pattern}),
         "normalization": list(vocabulary.normalization),
     }
 
 
-def _file(artifact: Artifact, path: Path, verdict: Verdict, reference: Reference) -> dict[str, Any]:
+def _file(artifact: Artifact, path: Path, verdict: Verdict, reference: AnyReference) -> dict[str, Any]:
     entry = {
         "path": artifact.path,
         "format": artifact.format,
@@ -134,7 +156,7 @@ def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
-def _parity(artifact: Artifact, verdict: Verdict, reference: Reference) -> list[dict[str, Any]]:
+def _parity(artifact: Artifact, verdict: Verdict, reference: AnyReference) -> list[dict[str, Any]]:
     (rounding, state_rounding), (tolerance, state_tolerance) = reference.rounding, reference.tolerances
     exact = artifact.precision == FLOAT32  # the others are judged by what they lose
     return [
@@ -142,7 +164,7 @@ def _parity(artifact: Artifact, verdict: Verdict, reference: Reference) -> list[
             "file": artifact.path,
             "signature": parity.signature,
             "batches": list(artifact.batches),
-            "lengths": list(LENGTHS),
+            "lengths": reference.lengths_of(parity.signature),
             "largest_difference": parity.largest_difference,
             "tolerance": tolerance if exact else None,
             "keras_float32_error": rounding,

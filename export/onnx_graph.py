@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from export.network import Network
 from export.onnx_nodes import OPSET, Graph
 from export.onnx_recurrent import ahead, both, last
-from export.spec import SEQUENCE, Spec
+from export.spec import SEQUENCE, Signature, Spec
 from export.spec import TensorSpec as NamedTensor
 from export.stages import Both, Recurrent
 
@@ -45,11 +45,14 @@ def write_onnx(network: Network, spec: Spec, path: Path, precision: str = "float
     graph.last(network.tail[-1:], x, width, "of_last" if spec.last_only else spec.output)
     if spec.last_only:
         graph.nodes.append(helper.make_node("Squeeze", ["of_last", graph.integers(1)], [spec.output]))
-    signature = spec.signatures[SEQUENCE]
+    save(graph, SEQUENCE, spec.signatures[SEQUENCE], path)
+
+
+def save(graph: Graph, name: str, signature: Signature, path: Path) -> None:
+    """Writes the file of one signature; its graph bears the name."""
+    inputs, outputs = ([_value(tensor) for tensor in side] for side in (signature.inputs, signature.outputs))
     proto = helper.make_model(
-        helper.make_graph(
-            graph.nodes, SEQUENCE, [_value(t) for t in signature.inputs], [_value(t) for t in signature.outputs], graph.weights
-        ),
+        helper.make_graph(graph.nodes, name, inputs, outputs, graph.weights),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="seqapp",

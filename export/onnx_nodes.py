@@ -32,7 +32,10 @@ class Graph:
 
     def add(self, operator: str, inputs: list[str], **attributes: Any) -> str:
         """A node of one output; returns the output's name."""
-        output = f"{operator.lower()}_{len(self.nodes)}"
+        return self.named(operator, inputs, f"{operator.lower()}_{len(self.nodes)}", **attributes)
+
+    def named(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """A node whose output has a name of its own."""
         self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
 

@@ -46,7 +46,7 @@ def both(graph: Graph, stage: Both, name: str, x: str, width: int, last_only: bo
         onward = _along(graph, stage.ahead, f"{name}_ahead", x, width)
         back = reversed_in_time(graph, _along(graph, stage.back, f"{name}_back", reversed_in_time(graph, x), width))
     if last_only:
-        onward, back = last(graph, onward), _first(graph, back)
+        onward, back = last(graph, onward), first(graph, back)
     if stage.merge == "concat":
         return graph.add("Concat", [onward, back], axis=2)
     merged = graph.add("Mul" if stage.merge == "mul" else "Add", [onward, back])
@@ -60,7 +60,7 @@ def _direction(graph: Graph, y: str, number: int) -> str:
 
 def last(graph: Graph, x: str) -> str:
     """x (T, B, U) -> (1, B, U) at the last timestep of each sequence."""
-    return _first(graph, reversed_in_time(graph, x))
+    return first(graph, reversed_in_time(graph, x))
 
 
 def reversed_in_time(graph: Graph, x: str) -> str:
@@ -69,7 +69,8 @@ def reversed_in_time(graph: Graph, x: str) -> str:
     return graph.add("ReverseSequence", [x, lengths], time_axis=0, batch_axis=1)
 
 
-def _first(graph: Graph, x: str) -> str:
+def first(graph: Graph, x: str) -> str:
+    """x (T, B, U) -> (1, B, U) at the first timestep."""
     return graph.add("Gather", [x, graph.integers(0)], axis=0)
 
 

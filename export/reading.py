@@ -14,9 +14,26 @@ from typing import Any
 import numpy as np
 
 from export.artifact import APP
-from export.spec import FEATURES, SEQUENCE, STEP, TIME, Signature, Spec, State
+from export.spec import (
+    ATTENTION,
+    DECODE_STEP,
+    ENCODE,
+    FEATURES,
+    MEMORY,
+    SEQUENCE,
+    STEP,
+    TIME,
+    Signature,
+    Spec,
+    State,
+    TranslationSpec,
+)  # fmt: skip
+from seqapp.beam_search import Search
 from seqapp.errors import UsageError
 from seqapp.framing import Framing
+from seqapp.subwords import Subwords
+from seqapp.translate import SIDES, Coder
+from seqapp.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -29,6 +46,7 @@ class File:
     format: str = ""
     precision: str = ""
     profile: str = APP
+    signatures: tuple[str, ...] = ()
 
 
 def read(bundle: Path) -> dict[str, Any]:
@@ -55,6 +73,8 @@ def spec_of(bundle: Path, content: dict[str, Any]) -> Spec:
         UsageError: the manifest is damaged, or its signatures are not those of a model that runs step by step.
     """
     with _damage(bundle):
+        if ENCODE in content["signatures"]:
+            raise UsageError(f"{bundle} holds an encoder-decoder, which has no step: load it with load_translator.")
         # What takes the lengths of whole sequences has no step.
         signature = content["signatures"].get(STEP) or content["signatures"][SEQUENCE]
         inputs, outputs = ({t["name"]: t["shape"] for t in signature[side]} for side in ("inputs", "outputs"))
@@ -79,6 +99,52 @@ def spec_of(bundle: Path, content: dict[str, Any]) -> Spec:
         return spec
 
 
+def translation_spec_of(bundle: Path, content: dict[str, Any]) -> TranslationSpec:
+    """What the files of a translator's bundle promise, by its manifest.
+
+    Raises:
+        UsageError: the manifest is damaged, or its signatures are not those of an encoder-decoder.
+    """
+    with _damage(bundle):
+        if ENCODE not in content["signatures"]:
+            raise UsageError(f"{bundle} holds no encoder-decoder: load it with export.runtime.load.")
+        inputs, outputs = (
+            {t["name"]: t["shape"] for t in content["signatures"][DECODE_STEP][side]} for side in ("inputs", "outputs")
+        )
+        states = tuple(
+            State(i, s["layer"], s["role"], (0.0,) * index(inputs[s["input"]][-1])) for i, s in enumerate(content["states"])
+        )
+        (output,) = outputs.keys() - {s["output"] for s in content["states"]} - {ATTENTION}
+        spec = TranslationSpec(index(outputs[output][-1]), index(inputs[MEMORY][-1]), states, output)
+        if [(s["input"], s["output"]) for s in content["states"]] != [(state.input, state.output) for state in states]:
+            raise ValueError(f"its states should be named {[state.input for state in states]} and so on, in their order")
+        for name, signature in spec.signatures.items():
+            if _tensors(content["signatures"][name]) != _declared(signature):
+                raise ValueError(f"its signature {name} is not that of an encoder-decoder")
+        return spec
+
+
+def coder_of(bundle: Path, content: dict[str, Any], spec: TranslationSpec) -> Coder:
+    """How texts become the tokens of a translator's bundle, and tokens texts.
+
+    Raises:
+        UsageError: the manifest or a vocabulary is damaged, or they do not fit together.
+    """
+    with _damage(bundle):
+        t = content["translation"]
+        found: dict[str, Vocabulary | Subwords] = {}
+        for side in SIDES:
+            path = checked(bundle, File(t[side]["path"], t[side]["bytes"], t[side]["sha256"]))
+            subword = t[side]["unit"] == "subword"
+            found[side] = Subwords.load(path, tuple(t[side]["normalization"])) if subword else Vocabulary.load(path)
+            if found[side].unit != t[side]["unit"]:
+                raise ValueError(f"its {side} is cut into {t[side]['unit']}s, and the vocabulary into {found[side].unit}s")
+        if len(found["target"]) != spec.output_size:
+            raise ValueError(f"it has {spec.output_size} outputs, and {len(found['target'])} tokens of a target")
+        search = Search(index(t["beam"]), float(t["length_penalty"]), index(t["longest"]))
+        return Coder(found["source"], found["target"], search)
+
+
 def files_of(bundle: Path, content: dict[str, Any]) -> list[File]:
     """The model files of a bundle, in the order of its manifest.
 
@@ -87,7 +153,15 @@ def files_of(bundle: Path, content: dict[str, Any]) -> list[File]:
     """
     with _damage(bundle):
         return [
-            File(f["path"], index(f["bytes"]), str(f["sha256"]), f["format"], f["precision"], f.get("profile", APP))
+            File(
+                f["path"],
+                index(f["bytes"]),
+                str(f["sha256"]),
+                f["format"],
+                f["precision"],
+                f.get("profile", APP),
+                tuple(f["signatures"]),
+            )
             for f in content["files"]
         ]
 
@@ -178,7 +252,7 @@ def _damage(bundle: Path) -> Iterator[None]:
     """Turns whatever reading a damaged manifest can raise into one line."""
     try:
         yield
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
         words = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UsageError(f"{bundle / 'manifest.json'} is damaged ({words}): copy it again, or export again.") from None
 

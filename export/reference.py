@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from export import keras_model
-from export.artifact import BATCHES
+from export import keras_model, micro, parity
+from export.artifact import BATCHES, MICRO, Artifact
 from export.network import Network
+from export.parity import LENGTHS, STEPS, Parity, differences, largest_difference
+from export.runners import OPENERS, Runner
 from export.spec import Spec
 from export.stages import Recurrent
 from seqapp.classify import SCORED, log_probabilities
@@ -23,9 +25,6 @@ from seqapp.step import Array, KerasStepper, Stepper, log_softmax
 
 TOLERANCE = 1e-5
 ROUNDING_FACTOR = 4
-STEPS = 1000
-LENGTHS = (1, 7, 100, STEPS)
-CHUNKS = (1, 7, 100, 31, STEPS)  # uneven on purpose; the last takes what is left
 QUALITY = 20_000  # timesteps that quantized files are judged on
 
 
@@ -141,6 +140,22 @@ class Reference:
             parts.append(self.values(outputs))
         return np.stack(parts, axis=1), states
 
+    def opened(self, artifact: Artifact, path: Path) -> Runner:
+        """A file at work."""
+        return micro.open_micro(path, self.spec) if artifact.profile == MICRO else OPENERS[artifact.format](path, self.spec)
+
+    def measured(self, runner: Runner, signature: str, batches: Sequence[int]) -> Parity:
+        """How far a signature of a file is from Keras."""
+        return parity.measure(runner, self, signature, batches)
+
+    def lengths_of(self, signature: str) -> list[int]:
+        """How many timesteps a signature was compared over."""
+        return list(LENGTHS)
+
+    def latency(self, runner: Runner, artifact: Artifact) -> dict[str, float]:
+        """Microseconds a timestep."""
+        return parity.latency(runner, self, artifact)
+
     def check_chain(self) -> None:
         """Refuses a model that computes anything else than the chain of stages it was read as.
 
@@ -156,7 +171,7 @@ class Reference:
             wanted = np.exp(wanted)
         elif self.spec.categorical:
             found = self.values(found)
-        difference = _largest(found, wanted)
+        difference = largest_difference(found, wanted)
         if not difference <= max(1e-4, self.tolerances[0]):
             raise UsageError(
                 f"The model computes something else than its layers do one after the other (difference {difference:.1e}): "
@@ -192,14 +207,3 @@ class KerasSequences:
 
     def sequences(self, tokens: Array, lengths: Array) -> Array:
         return np.asarray(self._sequences(np.asarray(tokens, self.kind), np.asarray(lengths, np.int32)))
-
-
-def differences(a: tuple[Array, list[Array]], b: tuple[Array, list[Array]]) -> tuple[float, float]:
-    """Largest absolute differences of values and of states; infinite where one is not a number."""
-    return _largest(a[0], b[0]), max((_largest(x, y) for x, y in zip(a[1], b[1], strict=True)), default=0.0)
-
-
-def _largest(a: Array, b: Array) -> float:
-    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return math.inf
-    return float(np.abs(a.astype(np.float64) - b).max())

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.spec import PREFILL, SEQUENCE, SEQUENCE_LENGTHS, STEP, Spec
+from export.spec import DECODE_STEP, ENCODE, MEMORY, PREFILL, SEQUENCE, SEQUENCE_LENGTHS, STEP, TOKENS, Spec, TranslationSpec
 from seqapp.errors import need
 from seqapp.step import Array
 
 Feed = dict[str, Array]
+Functions = dict[str, Callable[[Feed], Feed]]
 
 
 class Runner:
@@ -23,7 +24,7 @@ class Runner:
     for whole sequences; one with an output for each sequence gives (B, V) there.
     """
 
-    def __init__(self, spec: Spec, functions: dict[str, Callable[[Feed], Feed]], largest_batch: int = 64) -> None:
+    def __init__(self, spec: Spec, functions: Functions, largest_batch: int = 64) -> None:
         self.spec, self.functions, self.largest_batch = spec, functions, largest_batch
 
     def initial_states(self, batch_size: int) -> list[Array]:
@@ -72,6 +73,26 @@ class Runner:
         return result[self.spec.output], [result[state.output] for state in self.spec.states]
 
 
+class TransducerRunner:
+    """The signatures of an encoder-decoder behind `seqapp.beam_search.Transducer`, from one file or from one for each."""
+
+    def __init__(self, spec: TranslationSpec, functions: Functions) -> None:
+        self.spec, self.functions = spec, functions
+
+    def encode(self, tokens: Array, lengths: Array) -> tuple[Array, list[Array]]:
+        tokens = np.asarray(tokens, np.int32)
+        result = self.functions[ENCODE]({TOKENS: tokens, SEQUENCE_LENGTHS: _ends(tokens, lengths)})
+        return result[MEMORY], [result[state.output] for state in self.spec.states]
+
+    def decode_step(
+        self, tokens: Array, states: Sequence[Array], memory: Array, lengths: Array
+    ) -> tuple[Array, list[Array], Array]:
+        feed = {state.input: np.asarray(value) for state, value in zip(self.spec.states, states, strict=True)}
+        given = {TOKENS: np.asarray(tokens, np.int32), MEMORY: memory, SEQUENCE_LENGTHS: _ends(memory, lengths)}
+        result = self.functions[DECODE_STEP]({**given, **feed})
+        return result[self.spec.output], [result[state.output] for state in self.spec.states], result[self.spec.attention]
+
+
 def _ends(tokens: Array, lengths: Array) -> Array:
     """Lengths as a file takes them; LiteRT would read what lies before a sequence."""
     ends = np.asarray(lengths, np.int32)
@@ -80,7 +101,8 @@ def _ends(tokens: Array, lengths: Array) -> Array:
     return ends
 
 
-def open_saved_model(path: Path, spec: Spec) -> Runner:
+def saved_model_functions(path: Path, names: Iterable[str], threads: int = 1) -> Functions:
+    """The signatures of a file that are among `names`."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
@@ -93,11 +115,11 @@ def open_saved_model(path: Path, spec: Spec) -> Runner:
 
         return run
 
-    return Runner(spec, {name: function(name) for name in spec.signatures if name in loaded.signatures})
+    return {name: function(name) for name in names if name in loaded.signatures}
 
 
-def open_tflite(path: Path, spec: Spec, threads: int = 1) -> Runner:
-    """Threads may share the runner, one at a time in the engine: an interpreter each would cost the memory of each."""
+def tflite_functions(path: Path, names: Iterable[str], threads: int = 1) -> Functions:
+    """Threads may share the functions, one at a time in the engine: an interpreter each would cost the memory of each."""
     interpreter = need("ai_edge_litert.interpreter", "litert").Interpreter(str(path), num_threads=threads)
     lock = threading.Lock()
 
@@ -110,25 +132,51 @@ def open_tflite(path: Path, spec: Spec, threads: int = 1) -> Runner:
 
         return run
 
-    return Runner(spec, {name: function(name) for name in spec.signatures if name in interpreter.get_signature_list()})
+    return {name: function(name) for name in names if name in interpreter.get_signature_list()}
 
 
-def open_onnx(path: Path, spec: Spec, threads: int = 1) -> Runner:
+def onnx_functions(path: Path, names: Iterable[str], threads: int = 1) -> Functions:
+    """The one graph of a file, which bears the signature's name."""
+    session = _onnx_session(path, threads)
+    outputs = [output.name for output in session.get_outputs()]
+
+    def run(feed: Feed) -> Feed:
+        return dict(zip(outputs, session.run(outputs, feed), strict=True))
+
+    return {name: run for name in names if name == session.get_modelmeta().graph_name}
+
+
+def _onnx_session(path: Path, threads: int = 1) -> Any:
     runtime = need("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def sequence(feed: Feed) -> Feed:
-        return dict(zip(names, session.run(names, feed), strict=True))
+
+FUNCTIONS: dict[str, Callable[..., Functions]] = {
+    "saved_model": saved_model_functions,
+    "tflite": tflite_functions,
+    "onnx": onnx_functions,
+}
+
+
+def open_saved_model(path: Path, spec: Spec) -> Runner:
+    return Runner(spec, saved_model_functions(path, spec.signatures))
+
+
+def open_tflite(path: Path, spec: Spec, threads: int = 1) -> Runner:
+    return Runner(spec, tflite_functions(path, spec.signatures, threads))
+
+
+def open_onnx(path: Path, spec: Spec, threads: int = 1) -> Runner:
+    functions = onnx_functions(path, [SEQUENCE], threads)
 
     def step(feed: Feed) -> Feed:
         lengths = {SEQUENCE_LENGTHS: np.ones(len(feed[spec.input]), np.int32)} if spec.takes_lengths else {}
-        result = sequence({**feed, **lengths, spec.input: feed[spec.input][:, None]})
+        result = functions[SEQUENCE]({**feed, **lengths, spec.input: feed[spec.input][:, None]})
         return result if spec.last_only else {**result, spec.output: result[spec.output][:, 0]}
 
-    return Runner(spec, {STEP: step, SEQUENCE: sequence})
+    return Runner(spec, {STEP: step, **functions})
 
 
 OPENERS: dict[str, Callable[[Path, Spec], Runner]] = {
@@ -177,10 +225,10 @@ def _declared_tflite(path: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
 
 
 def _declared_onnx(path: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    session = need("onnxruntime", "onnx").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = _onnx_session(path)
     kinds = {"tensor(int32)": np.int32, "tensor(float)": np.float32}
     return {
-        SEQUENCE: {
+        session.get_modelmeta().graph_name: {
             side: [_tensor(t.name, kinds[t.type], t.shape) for t in tensors]
             for side, tensors in (("inputs", session.get_inputs()), ("outputs", session.get_outputs()))
         }

@@ -6,21 +6,25 @@ continued, saved and restored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from export import reading
 from export.artifact import APP
 from export.reading import File
-from export.runners import OPENERS, Runner
+from export.runners import FUNCTIONS, OPENERS, Functions, Runner, TransducerRunner
 from export.session import Session
-from export.spec import TOKENS, Spec
+from export.spec import DECODE_STEP, ENCODE, TOKENS, Spec, TranslationSpec
 from seqapp.errors import UsageError, need
 from seqapp.framing import Framing
+from seqapp.labelled import Example
 from seqapp.step import Array, log_softmax
+from seqapp.translate import Coder
 from seqapp.vocabulary import Vocabulary
 
 # The format that each engine runs and the package it comes in, in the order they are tried. The extras bear the same names.
@@ -154,6 +158,79 @@ class Model:
         return self.framing.forecast(outputs, np.asarray(values, np.float64), scale, np.array([len(values) - 1]))[0]
 
 
+def load_translator(bundle: str | Path, engine: str | None = None, precision: str = "float32") -> Translator:
+    """As `load`, of a bundle that holds an encoder-decoder.
+
+    Raises:
+        UsageError: as `load`, or the bundle holds another kind of model.
+    """
+    bundle = Path(bundle)
+    content = reading.read(bundle)
+    spec = reading.translation_spec_of(bundle, content)
+    coder, files = reading.coder_of(bundle, content, spec), reading.files_of(bundle, content)
+    functions: Functions = {}
+    for name in (ENCODE, DECODE_STEP):
+        if name not in functions:
+            file = _choose(bundle, [file for file in files if name in file.signatures], engine, precision)
+            path = reading.checked(bundle, file)
+            functions |= _tried(path, partial(FUNCTIONS[file.format], path, file.signatures))
+    runner = TransducerRunner(spec, functions)
+    _tried(path, lambda: _run_once(runner, spec, coder))
+    return Translator(runner, coder)
+
+
+def _run_once(runner: TransducerRunner, spec: TranslationSpec, coder: Coder) -> None:
+    """Some faults show at the first call only, and that of a vocabulary which is too large at its last token."""
+    last, lengths = [np.array([len(known) - 1], np.int32) for known in (coder.source, coder.target)], np.ones(1, np.int32)
+    memory, states = runner.encode(last[0][None], lengths)
+    logits, states, attention = runner.decode_step(last[1], states, memory, lengths)
+    found = [array.shape for array in (memory, logits, attention, *states)]
+    sizes = (1, 1, spec.memory_size), (1, spec.output_size), (1, 1), *((1, state.size) for state in spec.states)
+    if found != list(sizes):
+        raise ValueError(f"its outputs have the shapes {found}, and the manifest says {list(sizes)}")
+
+
+def _tried(path: Path, work: Callable[[], Any]) -> Any:
+    """What an engine makes of a file; its own words, where it refuses it."""
+    try:
+        return work()
+    except UsageError:
+        raise
+    except Exception as error:  # the engines' exceptions have no base class but this one
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"The engine refuses {path} ({words}): update the engine, or export again.") from None
+
+
+class Translator:
+    """The files of an encoder-decoder, loaded: text in, its translation out. Threads may share it.
+
+    Attributes:
+        runner: the encoder and the decoder, a `seqapp.beam_search.Transducer`.
+        coder: how texts become tokens, and tokens texts.
+    """
+
+    def __init__(self, runner: TransducerRunner, coder: Coder) -> None:
+        self.runner, self.coder = runner, coder
+
+    def translate(self, text: str) -> str:
+        """The best translation that the search finds.
+
+        Raises:
+            UsageError: the text is longer than the model was built for.
+        """
+        return self.translations([text])[0][0][0]
+
+    def translations(self, texts: Sequence[str]) -> list[list[tuple[str, float]]]:
+        """The best few translations of each text, as many as the beam is wide, with their probabilities.
+
+        Raises:
+            UsageError: a text is longer than the model was built for.
+        """
+        examples = [Example(text, None, f"text {number}") for number, text in enumerate(texts, 1)]
+        found = self.coder.search(self.runner, [self.coder.source_of(example) for example in examples])
+        return [list(self.coder.prediction(one, some).likely) for one, some in zip(examples, found, strict=True)]
+
+
 def _choose(bundle: Path, files: list[File], engine: str | None, precision: str) -> File:
     """The file of a precision for the engine, or for the first engine that is installed."""
     if engine is not None and engine not in ENGINES:
@@ -184,7 +261,8 @@ def _vocabulary(bundle: Path, file: File | None, spec: Spec, classes: tuple[str,
 
 def _opened(path: Path, format: str, spec: Spec) -> Runner:
     """The file in its engine, run once: some faults show at the first call only."""
-    try:
+
+    def work() -> Runner:
         runner = OPENERS[format](path, spec)
         inputs = np.zeros((1, 1) if spec.features is None else (1, 1, spec.features), spec.input_dtype)
         run, given = (runner.sequence, inputs) if spec.both_ways else (runner.step, inputs[:, 0])
@@ -193,6 +271,5 @@ def _opened(path: Path, format: str, spec: Spec) -> Runner:
         if found != (wanted := [spec.output_size, *(state.size for state in spec.states)]):
             raise ValueError(f"its outputs have widths {found}, and the manifest says {wanted}")
         return runner
-    except Exception as error:  # the engines' exceptions have no base class but this one
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"The engine refuses {path} ({words}): update the engine, or export again.") from None
+
+    return _tried(path, work)

@@ -31,6 +31,11 @@ def write_saved_model(
     if vocabulary and (not classes or spec.last_only):
         text = TextGraph(vocabulary)
         functions["serve"] = serve_function(text, _after_each(network), classes).get_concrete_function()
+    write(network, functions, path, text)
+
+
+def write(network: Any, functions: dict[str, Any], path: Path, text: Any = None) -> None:
+    """Writes concrete functions to the directory `path`, their nodes by short names."""
     save(network, functions, path, text)
     _shorten_names(path)
 
@@ -47,7 +52,7 @@ def _after_each(network: Network) -> Callable[[Any, Any], Any]:
     return last
 
 
-def save(network: Network, functions: dict[str, Any], path: Path, text: Any = None) -> None:
+def save(network: Any, functions: dict[str, Any], path: Path, text: Any = None) -> None:
     """Writes concrete functions as the signatures of a SavedModel, with the variables and tables that they use."""
     module = tf.Module()
     module.text = text

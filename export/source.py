@@ -54,6 +54,11 @@ class Source:
         else:
             path.write_bytes(self._tflite(artifact.precision))
 
+    def save_beside(self, folder: Path) -> None:
+        """Writes what is not of the model itself into a bundle."""
+        if self.vocabulary:
+            self.vocabulary.save(folder / "vocabulary.json")
+
     def _tflite(self, precision: str) -> bytes:
         """The file for apps in a precision."""
         if precision == "float32":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 
 BATCH, TIME = "batch", "time"
 STEP, SEQUENCE, PREFILL = "step", "sequence", "prefill"
+ENCODE, DECODE_STEP = "encode", "decode_step"  # of an encoder-decoder
 TOKENS, FEATURES, SEQUENCE_LENGTHS = "tokens", "features", "lengths"
+MEMORY, ATTENTION = "memory", "attention"
 
 
 KEY_LOGITS = "key_logits"
@@ -52,6 +55,16 @@ class State:
         return f"state_{self.number}_out"
 
 
+def states_of(recurrent: Sequence[Any]) -> tuple[State, ...]:
+    """The states of some stages, layer by layer: the first of each is `h`, a second one `c`."""
+    states: list[State] = []
+    for layer, stage in enumerate(recurrent):
+        for i, value in enumerate(stage.initial_states(1)):
+            role = "hc"[i] if i < 2 else f"state_{i}"
+            states.append(State(len(states), layer, role, tuple(np.asarray(value, np.float32)[0].tolist())))
+    return tuple(states)
+
+
 @dataclass(frozen=True)
 class Signature:
     inputs: tuple[TensorSpec, ...]
@@ -75,14 +88,10 @@ class Spec:
 
     @classmethod
     def of(cls, network: Any) -> Spec:
-        """The spec of an `export.network.Network`: states layer by layer, the first of each `h`, a second one `c`."""
-        states: list[State] = []
-        for layer, stage in enumerate(network.recurrent):
-            for i, value in enumerate(stage.initial_states(1)):
-                role = "hc"[i] if i < 2 else f"state_{i}"
-                states.append(State(len(states), layer, role, tuple(np.asarray(value, np.float32)[0].tolist())))
+        """The spec of an `export.network.Network`."""
         both_ways, last_only = network.both_ways, network.of_sequences
-        return cls(network.output_size, tuple(states), network.features, network.output, both_ways, last_only)
+        states = states_of(network.recurrent)
+        return cls(network.output_size, states, network.features, network.output, both_ways, last_only)
 
     @property
     def categorical(self) -> bool:
@@ -131,3 +140,43 @@ class Spec:
                 *(TensorSpec(state.output, "float32", (BATCH, state.size)) for state in self.states),
             ),
         )
+
+
+@dataclass(frozen=True)
+class TranslationSpec:
+    """An encoder-decoder of tokens: `encode` makes a memory (B, S, M) of a source and the decoder's first states, and
+    `decode_step` takes both, with the last token, to the logits of the next one.
+    """
+
+    output_size: int
+    memory_size: int
+    states: tuple[State, ...]
+    output: str = "logits"
+    attention: str = ATTENTION
+    categorical = True
+
+    @classmethod
+    def of(cls, network: Any) -> TranslationSpec:
+        """The spec of an `export.encoder_decoder.EncoderDecoder`."""
+        return cls(network.model.target_size, network.model.memory_size, states_of(network.decoder))
+
+    @property
+    def signatures(self) -> dict[str, Signature]:
+        memory = TensorSpec(MEMORY, "float32", (BATCH, TIME, self.memory_size))
+        lengths = TensorSpec(SEQUENCE_LENGTHS, "int32", (BATCH,))
+        before, after = (
+            [TensorSpec(getattr(state, side), "float32", (BATCH, state.size)) for state in self.states]
+            for side in ("input", "output")
+        )
+        logits = TensorSpec(self.output, "float32", (BATCH, self.output_size))
+        attention = TensorSpec(self.attention, "float32", (BATCH, TIME))
+        return {
+            ENCODE: Signature((TensorSpec(TOKENS, "int32", (BATCH, TIME)), lengths), (memory, *after)),
+            DECODE_STEP: Signature(
+                (TensorSpec(TOKENS, "int32", (BATCH,)), memory, lengths, *before), (logits, attention, *after)
+            ),
+        }
+
+    def named_states(self, states: Sequence[Any]) -> dict[str, Any]:
+        """States after a call by their names."""
+        return {state.output: value for state, value in zip(self.states, states, strict=True)}

@@ -24,23 +24,36 @@ def float32(network: Network, spec: Spec) -> bytes:
     Raises:
         RunFailed: TensorFlow's converter cannot translate the model.
     """
+    return converted(network, builtin_functions(network, spec), first=SEQUENCE)
+
+
+def converted(network: Any, functions: dict[str, Any], first: str) -> bytes:
+    """The file with signatures by their names, of concrete functions of the network; `first` is what runs without a name.
+
+    Raises:
+        RunFailed: TensorFlow's converter cannot translate the model.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        save(network, builtin_functions(network, spec), Path(folder))
-        model = flatbuffer.read(convert(Path(folder), list(spec.signatures)))
-    return flatbuffer.write(model, first=SEQUENCE)
+        save(network, functions, Path(folder))
+        model = flatbuffer.read(convert(Path(folder), list(functions)))
+    return flatbuffer.write(model, first=first)
 
 
 def quantized(content: bytes, precision: str, spec: Spec, calibration: Array) -> bytes:
     """A float32 file in the precision `dynamic`, `float16`, or `int8`, which keeps `step` alone and needs `calibration`: inputs
     (N,) or (N, F) in their order.
     """
-    if precision == "float16":
-        return quantize.float16(content)
-    content = quantize.split(content)
-    if precision == "dynamic":
-        return quantize.dynamic_range(content)
-    step = flatbuffer.only(content, STEP)
+    if precision != "int8":
+        return weights_quantized(content, precision)
+    step = flatbuffer.only(quantize.split(content), STEP)
     return quantize.int8(step, ranges(step, spec, calibration))
+
+
+def weights_quantized(content: bytes, precision: str) -> bytes:
+    """A file in float32 in a precision that needs no calibration: as it is, `float16` or `dynamic`."""
+    if precision == "float32":
+        return content
+    return quantize.float16(content) if precision == "float16" else quantize.dynamic_range(quantize.split(content))
 
 
 def ranges(step: bytes, spec: Spec, inputs: Array) -> quantize.Ranges:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from export import flatbuffer, micro, onnx_graph, quantize, runners, trainable
-from export.artifact import BATCHES, MICRO, TRAINABLE, Artifact
-from export.reference import CHUNKS, LENGTHS, QUALITY, STEPS, Reference, differences
+from export.artifact import MICRO, TRAINABLE, Artifact
+from export.parity import STEPS, Parity
+from export.reference import QUALITY, Reference
 from export.runners import Runner
-from export.spec import SEQUENCE, STEP, Signature
+from export.spec import ENCODE, SEQUENCE, Signature
+from export.translation_reference import TranslationReference
 from seqapp.scoring import Metrics, Scores
-from seqapp.step import Array
 
 FLOAT32 = "float32"
 PERPLEXITY_TOLERANCE = 1e-3
@@ -39,15 +38,6 @@ class Limits:
 
 
 LIMITS = {"float16": Limits(0.001, 0.001, 0.005), "dynamic": Limits(0.005, 0.002, 0.05), "int8": Limits(0.02, 0.005, 0.1)}
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far one signature of a file is from the Keras model, in log-probabilities (or outputs) and in states."""
-
-    signature: str
-    largest_difference: float
-    largest_state_difference: float
 
 
 @dataclass(frozen=True)
@@ -72,8 +62,11 @@ class Verdict:
     latency: dict[str, float] = field(default_factory=dict)
 
 
+AnyReference = Reference | TranslationReference
+
+
 def validate(
-    artifact: Artifact, path: Path, reference: Reference, perplexity: float | None = None, largest: int | None = None
+    artifact: Artifact, path: Path, reference: AnyReference, perplexity: float | None = None, largest: int | None = None
 ) -> Verdict:
     """Everything that is wrong with a file, at once.
 
@@ -81,28 +74,30 @@ def validate(
     stay below.
     """
     verdict = Verdict()
+    runner: Any  # of the reference's own kind
     _ = reference.tolerances  # computed outside of the try: an error of Keras's own is none of the file's
     try:
         verdict.failures += check_declaration(runners.declared(artifact.format, path), declared(artifact, reference))
         if artifact.format == "tflite":
             verdict.failures += check_operators(path, VARIABLES if artifact.profile == TRAINABLE else ())
-        if artifact.profile == MICRO:
+        if artifact.profile == MICRO and isinstance(reference, Reference):
             verdict.failures += micro.check_operators(path.read_bytes())
             verdict.failures += micro.check_order(path.read_bytes(), reference.spec)
         if artifact.precision != FLOAT32:
             verdict.failures += check_size(artifact, path, largest)
         if verdict.failures:
             return verdict
-        opened = micro.open_micro if artifact.profile == MICRO else runners.OPENERS[artifact.format]
-        runner = opened(path, reference.spec)
+        runner = reference.opened(artifact, path)
         tested = [name for name in artifact.tested if name in reference.spec.signatures]
-        verdict.parity = [measure(runner, reference, signature, artifact.batches) for signature in tested]
+        verdict.parity = [reference.measured(runner, signature, artifact.batches) for signature in tested]
         judge = _judge_float if artifact.precision == FLOAT32 else _judge_quantized
         judge(verdict, artifact, runner, reference, perplexity)
-        if artifact.profile == TRAINABLE:
+        if isinstance(reference, TranslationReference):
+            _judge_translations(verdict, artifact, runner, reference)
+        if artifact.profile == TRAINABLE and isinstance(reference, Reference):
             verdict.failures += trainable.check_trainable(path, reference.network, reference.spec, reference.inputs)
         if artifact.profile != MICRO:  # TFLM's kernels here say nothing of a device
-            verdict.latency = latency(runner, reference, artifact)
+            verdict.latency = reference.latency(runner, artifact)
     except Exception as error:
         # An engine's own words, when it refuses the file; the engines' exceptions have no base class but this one.
         words = str(error).strip() or type(error).__name__
@@ -110,21 +105,23 @@ def validate(
     return verdict
 
 
-def _judge_float(verdict: Verdict, artifact: Artifact, runner: Runner, reference: Reference, perplexity: float | None) -> None:
+def _judge_float(verdict: Verdict, artifact: Artifact, runner: Any, reference: AnyReference, perplexity: float | None) -> None:
     verdict.failures += [text for found in verdict.parity for text in check_parity(found, reference)]
     if not reference.judged:
         return
-    count = len(reference.inputs)
-    if perplexity is None or SEQUENCE not in artifact.tested:  # step by step, all inputs would take too long
-        perplexity, count = _perplexity(reference.scores), QUALITY
+    count = QUALITY
+    if isinstance(reference, Reference) and perplexity is not None and SEQUENCE in artifact.tested:
+        count = len(reference.inputs)  # step by step, all of them would take too long
+    else:
+        perplexity = _perplexity(reference.scores)
     scores = reference.score(runner, count)
     verdict.metrics = reference.metrics(scores)
     verdict.failures += check_perplexity(_perplexity(scores), perplexity)
 
 
-def _judge_quantized(verdict: Verdict, artifact: Artifact, runner: Runner, reference: Reference, _: float | None) -> None:
+def _judge_quantized(verdict: Verdict, artifact: Artifact, runner: Any, reference: AnyReference, _: float | None) -> None:
     limits = LIMITS[artifact.precision]
-    if not reference.judged:
+    if isinstance(reference, Reference) and not reference.judged:
         verdict.losses = [loss_of_outputs(reference, runner, limits)]
     else:
         scores = reference.score(runner, QUALITY)
@@ -133,12 +130,22 @@ def _judge_quantized(verdict: Verdict, artifact: Artifact, runner: Runner, refer
     verdict.failures += [text for loss in verdict.losses for text in check_loss(loss)]
 
 
+def _judge_translations(verdict: Verdict, artifact: Artifact, runner: Any, reference: TranslationReference) -> None:
+    """Searches some translations: those of a file in float32 must be Keras's."""
+    same, count = reference.compared(runner)
+    verdict.metrics["translated_as_keras"] = {"value": same / count, "unit": "fraction", "count": count}
+    if artifact.precision == FLOAT32 and same < count:
+        verdict.failures.append(f"it translates {count - same} of {count} sources otherwise than Keras")
+
+
 def _perplexity(scores: Scores) -> float:
     return math.exp(min(-float(scores[0].mean()), 700.0))  # a float holds no more
 
 
-def declared(artifact: Artifact, reference: Reference) -> dict[str, Signature]:
+def declared(artifact: Artifact, reference: AnyReference) -> dict[str, Signature]:
     """The signatures that a file must declare."""
+    if isinstance(reference, TranslationReference):
+        return {name: reference.spec.signatures[name] for name in artifact.signatures}
     if artifact.profile == TRAINABLE:
         return trainable.signatures(reference.network, reference.spec)
     if artifact.profile == MICRO:
@@ -178,98 +185,9 @@ def check_size(artifact: Artifact, path: Path, largest: int | None) -> Iterator[
         yield f"it holds no weight in int8, since none is large enough to gain by it: leave {artifact.precision} out"
 
 
-def measure(runner: Runner, reference: Reference, signature: str, batches: Sequence[int] = BATCHES) -> Parity:
-    """The largest differences over batches, from the initial states, of 1,000 timesteps and the states after them.
-
-    `step` runs one by one; `sequence` in uneven chunks, and as each length followed by the rest; `prefill` as each length. A
-    file that reads both ways runs whole sequences of each length, beside shorter ones.
-    """
-    if signature == SEQUENCE and reference.spec.takes_lengths:
-        return _measure_sequences(runner, reference, batches)
-    values, states = reference.expected
-    largest, largest_state = 0.0, 0.0
-    for rows in batches:
-        inputs, expected = reference.samples[:rows], (values[:rows], [state[:rows] for state in states])
-        if signature == STEP:
-            pairs = [(expected, reference.stepwise(runner, inputs))]
-        elif signature == SEQUENCE:
-            cuts = (CHUNKS, *((length, STEPS) for length in LENGTHS))
-            pairs = [(expected, reference.whole(runner, inputs, chunks)) for chunks in cuts]
-        else:
-            pairs = [_prefilled(runner, reference, inputs, expected, length) for length in LENGTHS]
-        for wanted, found in pairs:
-            difference, state_difference = differences(wanted, found)
-            # max() may keep a number where the other is NaN: differences() has made it infinite.
-            largest, largest_state = max(largest, difference), max(largest_state, state_difference)
-    return Parity(signature, largest, largest_state)
-
-
-def _measure_sequences(runner: Runner, reference: Reference, batches: Sequence[int]) -> Parity:
-    """The largest differences of padded sequences, up to their lengths, from the same sequences alone in Keras."""
-    spec, largest, largest_state = reference.spec, 0.0, 0.0
-    for rows, longest in product(batches, LENGTHS):
-        inputs, lengths = reference.samples[:rows, :longest], [longest, (longest + 1) // 2, 1][:rows]
-        outputs, states = runner.sequence(inputs, runner.initial_states(rows), np.array(lengths))
-        found = reference.values(outputs)
-        for row, length in enumerate(lengths):
-            values, wanted = reference.whole(reference.keras, inputs[row : row + 1, :length], [length])
-            mine = found[row] if spec.last_only else found[row, :length]
-            # Keras gives an output for each timestep, but for a network that reads both ways.
-            value = values[0, -1] if spec.last_only and not spec.both_ways else values[0]
-            difference, state_difference = differences((value, wanted), (mine, [s[row : row + 1] for s in states]))
-            largest, largest_state = max(largest, difference), max(largest_state, state_difference)
-    return Parity(SEQUENCE, *map(max, zip((largest, largest_state), _in_chunks(runner, reference), strict=True)))
-
-
-def _in_chunks(runner: Runner, reference: Reference) -> tuple[float, float]:
-    """The largest differences at the ends of uneven chunks of one stream, whose states are carried on."""
-    if reference.spec.both_ways:
-        return 0.0, 0.0
-    inputs, states, end, largest = reference.samples[:1], runner.initial_states(1), 0, 0.0
-    for size in CHUNKS:
-        part = inputs[:, end : end + size]
-        outputs, states = runner.sequence(part, states)
-        end += part.shape[1]
-        wanted = reference.expected[0][:1, end - 1]
-        largest = max(largest, differences((wanted, []), (reference.values(outputs), []))[0])
-    _, state_difference = differences((wanted, [s[:1] for s in reference.expected[1]]), (wanted, states))
-    return largest, state_difference
-
-
-Values = tuple[Array, list[Array]]
-
-
-def _prefilled(runner: Runner, reference: Reference, inputs: Array, expected: Values, length: int) -> tuple[Values, Values]:
-    """Values of the timestep that ends a prefill, and the states after a sequence of the rest: signatures that take turns."""
-    outputs, states = runner.prefill(inputs[:, :length], runner.initial_states(len(inputs)))
-    if length < STEPS:
-        _, states = runner.sequence(inputs[:, length:], states)
-    return (expected[0][:, length - 1], expected[1]), (reference.values(outputs), states)
-
-
-def latency(runner: Runner, reference: Reference, artifact: Artifact) -> dict[str, float]:
-    """Microseconds a timestep, batch 1, as called from Python: medians."""
-    inputs, states = reference.samples[:1, :100], runner.initial_states(1)
-    found = {}
-    if not reference.spec.both_ways:
-        found[STEP] = _microseconds(lambda: runner.step(inputs[:, 0], states), 200)
-    if SEQUENCE in artifact.signatures:
-        found[SEQUENCE] = _microseconds(lambda: runner.sequence(inputs, states), 5) / inputs.shape[1]
-    return found
-
-
-def _microseconds(call: Callable[[], object], times: int) -> float:
-    found = []
-    for _ in range(times):
-        began = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - began)
-    return float(np.median(found)) * 1e6
-
-
-def check_parity(found: Parity, reference: Reference) -> Iterator[str]:
+def check_parity(found: Parity, reference: AnyReference) -> Iterator[str]:
     of_values, of_states = reference.tolerances
-    name = "log-probabilities" if reference.spec.categorical else "outputs"
+    name = "log-probabilities" if reference.spec.categorical and found.signature != ENCODE else "outputs"
     for what, value, tolerance in (
         (name, found.largest_difference, of_values),
         ("states", found.largest_state_difference, of_states),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.reading import File, checked, files_of, read, spec_of, vocabulary_of
-from export.spec import Spec, State
+from export.reading import File, checked, coder_of, files_of, read, spec_of, translation_spec_of, vocabulary_of
+from export.spec import Spec, State, TranslationSpec
+from seqapp.beam_search import Search
 from seqapp.errors import UsageError
+from seqapp.vocabulary import Vocabulary
 from tests.conftest import refused
 
 WEIGHTS = bytes(range(256))
@@ -84,6 +87,56 @@ CLASSES: dict[str, Any] = {
     },
 }
 
+MEMORY = tensor("memory", "float32", "batch", "time", 6)
+STATES = {end: [tensor(f"state_{i}_{end}", "float32", "batch", 3 + i) for i in range(2)] for end in ("in", "out")}
+VOCABULARIES = {
+    "source": Vocabulary.learn(["a b c"], "symbol", False),
+    "target": Vocabulary.learn(["a b c d e f g"], "word", True),
+}
+
+
+def kept(side: str) -> bytes:
+    return json.dumps(asdict(VOCABULARIES[side])).encode()
+
+
+TRANSLATOR: dict[str, Any] = {
+    "signatures": {
+        "encode": {
+            "inputs": [tensor("tokens", "int32", "batch", "time"), LENGTHS],
+            "outputs": [MEMORY, *STATES["out"]],
+        },
+        "decode_step": {
+            "inputs": [tensor("tokens", "int32", "batch"), MEMORY, LENGTHS, *STATES["in"]],
+            "outputs": [
+                tensor("logits", "float32", "batch", 9),
+                tensor("attention", "float32", "batch", "time"),
+                *STATES["out"],
+            ],
+        },
+    },
+    "states": [
+        {"input": f"state_{i}_in", "output": f"state_{i}_out", "layer": i, "role": "h", "initial_from": "encode"}
+        for i in range(2)
+    ],
+    "translation": {
+        "beam": 4,
+        "length_penalty": 0.5,
+        "longest": 20,
+        **{
+            side: {
+                "path": f"{side}.json",
+                "bytes": len(kept(side)),
+                "sha256": hashlib.sha256(kept(side)).hexdigest(),
+                "unit": VOCABULARIES[side].unit,
+                "normalization": list(VOCABULARIES[side].normalization),
+            }
+            for side in VOCABULARIES
+        },
+    },
+    "files": [{**CONTENT["files"][0], "signatures": ["encode", "decode_step"]}],
+}
+TRANSLATOR = json.loads(json.dumps(TRANSLATOR))  # each tensor by itself: a change of one is not one of the others
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -92,6 +145,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "model.tflite").write_bytes(WEIGHTS)
     (path / "vocabulary.json").write_bytes(b"[]")
     np.save(path / "first.npy", np.array([1, -2, 3, 0.25], np.float32))
+    for side in VOCABULARIES:
+        (path / f"{side}.json").write_bytes(kept(side))
     return path
 
 
@@ -112,6 +167,13 @@ def all_of(bundle: Path, content: dict[str, Any]) -> None:
             checked(bundle, file)
 
 
+def all_of_translator(bundle: Path, content: dict[str, Any]) -> None:
+    spec = translation_spec_of(bundle, content)
+    coder_of(bundle, content, spec)
+    for file in files_of(bundle, content):
+        checked(bundle, file)
+
+
 def test_a_manifest_says_what_the_exporter_declared(bundle: Path) -> None:
     first, second = State(0, 0, "h", (0.5,) * 4), State(1, 0, "c", (1.0, -2.0, 3.0, 0.25))
     assert read(bundle) == CONTENT
@@ -123,6 +185,70 @@ def test_a_manifest_says_what_the_exporter_declared(bundle: Path) -> None:
 def test_a_manifest_of_what_reads_both_ways(bundle: Path) -> None:
     assert spec_of(bundle, TAGS) == Spec(5, (), both_ways=True)
     assert spec_of(bundle, CLASSES) == Spec(2, (), features=3, output="outputs", both_ways=True, last_only=True)
+
+
+def test_a_manifest_of_an_encoder_decoder(bundle: Path) -> None:
+    spec = translation_spec_of(bundle, TRANSLATOR)
+    assert spec == TranslationSpec(9, 6, (State(0, 0, "h", (0.0,) * 3), State(1, 1, "h", (0.0,) * 4)))
+    coder = coder_of(bundle, TRANSLATOR, spec)
+    assert (coder.source, coder.target) == (VOCABULARIES["source"], VOCABULARIES["target"])
+    assert coder.settings == Search(4, 0.5, 20)
+    (file,) = files_of(bundle, TRANSLATOR)
+    assert file.signatures == ("encode", "decode_step")
+
+
+def test_a_manifest_of_the_other_kind_says_what_to_load_it_with(bundle: Path) -> None:
+    refused(lambda: spec_of(bundle, TRANSLATOR), f"{bundle} holds an encoder-decoder", "load_translator")
+    for content in (CONTENT, FEATURES, TAGS, CLASSES):
+        refused(lambda content=content: translation_spec_of(bundle, content), "holds no encoder-decoder", "runtime.load")
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        ("float32", ("signatures", "encode", "inputs", 1, "dtype")),
+        (["batch"], ("signatures", "encode", "inputs", 0, "shape")),
+        (["batch", "time", 5], ("signatures", "encode", "outputs", 0, "shape")),
+        (["batch", 4], ("signatures", "encode", "outputs", 1, "shape")),
+        ([], ("signatures", "encode", "outputs")),
+        (["batch", "time", 5], ("signatures", "decode_step", "inputs", 1, "shape")),
+        (["batch", 4], ("signatures", "decode_step", "inputs", 3, "shape")),
+        (["batch", "time", 9], ("signatures", "decode_step", "outputs", 0, "shape")),
+        (["batch", 10], ("signatures", "decode_step", "outputs", 0, "shape")),
+        (["batch", "nine"], ("signatures", "decode_step", "outputs", 0, "shape")),
+        ("looked", ("signatures", "decode_step", "outputs", 1, "name")),
+        ("state_9_in", ("states", 0, "input")),
+        ([], ("states",)),
+        (None, ("translation",)),
+        (True, ("translation", "source")),
+        ("4", ("translation", "beam")),
+        ("much", ("translation", "length_penalty")),
+        (0.5, ("translation", "longest")),
+        (3, ("translation", "target", "path")),
+        (None, ("files", 0, "signatures")),
+    ],
+)
+def test_a_damaged_manifest_of_an_encoder_decoder(value: Any, where: tuple[str | int, ...], bundle: Path) -> None:
+    damaged = changed(TRANSLATOR, value, *where)
+    refused(lambda: all_of_translator(bundle, damaged), "manifest.json is damaged (", "copy it again, or export again")
+
+
+@pytest.mark.parametrize(
+    ("value", "where", "part"),
+    [
+        ("0" * 64, ("translation", "source", "sha256"), "source.json was changed"),
+        (5, ("translation", "target", "bytes"), "target.json has"),
+        ("none.json", ("translation", "target", "path"), "There is no file"),
+        ("../source.json", ("translation", "source", "path"), "is not in the bundle"),
+        ("subword", ("translation", "target", "unit"), "target.json cannot be read as a model of subwords"),
+        (TRANSLATOR["translation"]["source"], ("translation", "target"), "9 outputs, and 5 tokens of a target"),
+    ],
+    ids=["changed", "shortened", "missing", "outside", "of another unit", "of another size"],
+)
+def test_a_vocabulary_of_a_translator_that_is_not_the_exported_one(
+    value: Any, where: tuple[str | int, ...], part: str, bundle: Path
+) -> None:
+    refused(lambda: all_of_translator(bundle, changed(TRANSLATOR, value, *where)), part)
 
 
 @pytest.mark.parametrize("content", [TAGS, CLASSES], ids=["tags", "classes"])
@@ -159,7 +285,8 @@ def test_states_of_what_reads_both_ways_are_damage(bundle: Path) -> None:
 
 def test_files(bundle: Path) -> None:
     digest = hashlib.sha256(WEIGHTS).hexdigest()
-    assert files_of(bundle, CONTENT) == [File("model.tflite", 256, digest, "tflite", "float32")]
+    held = ("step", "sequence")
+    assert files_of(bundle, CONTENT) == [File("model.tflite", 256, digest, "tflite", "float32", signatures=held)]
     assert vocabulary_of(bundle, CONTENT) == File("vocabulary.json", None, hashlib.sha256(b"[]").hexdigest())
     assert vocabulary_of(bundle, changed(CONTENT, None, "vocabulary")) is None
     all_of(bundle, CONTENT)
@@ -218,11 +345,12 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.parametrize(("manifest", "reading"), [(CONTENT, all_of), (TRANSLATOR, all_of_translator)], ids=["step", "encode"])
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_any_damage_is_one_line(bundle: Path, data: st.DataObject) -> None:
+def test_any_damage_is_one_line(manifest: dict[str, Any], reading: Any, bundle: Path, data: st.DataObject) -> None:
     """Any value of the manifest replaced by any other, or left out: it is read, or refused."""
-    content = deepcopy(CONTENT)
+    content = deepcopy(manifest)
     place: Any = content
     while True:
         key = data.draw(st.sampled_from(range(len(place)) if isinstance(place, list) else sorted(place)))
@@ -234,7 +362,7 @@ def test_any_damage_is_one_line(bundle: Path, data: st.DataObject) -> None:
     else:
         place[key] = data.draw(VALUES)
     try:
-        all_of(bundle, content)
+        reading(bundle, content)
     except UsageError as error:
         assert "\n" not in str(error)
 

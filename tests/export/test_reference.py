@@ -11,7 +11,8 @@ import pytest
 from keras import layers, ops
 
 from export.network import Network
-from export.reference import CHUNKS, Reference, differences
+from export.parity import CHUNKS, differences
+from export.reference import Reference
 from seqapp.errors import UsageError
 from seqapp.step import log_softmax
 from tests.export.conftest import VOCABULARY, filled, network_of, of_features

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from export.network import Network
-from export.spec import Signature, Spec, State, TensorSpec
+from export.spec import Signature, Spec, State, TensorSpec, TranslationSpec
 
 
 def spec_of(*layers: list[list[float]], features: int | None = None, output: str = "logits") -> Spec:
@@ -86,3 +86,30 @@ def test_what_reads_ahead_gives_each_timestep_though_its_model_gives_the_last() 
     spec = Spec.of(network)
     assert network.last_only and not spec.last_only
     assert spec.signatures["sequence"].outputs[0].shape == ("batch", "time", 4)
+
+
+def test_an_encoder_decoder_has_two_signatures_that_share_the_states_of_the_decoder() -> None:
+    layers = [[[0, 0], [0, 0]], [[0, 0, 0]]]
+    stages = [
+        SimpleNamespace(initial_states=lambda rows, states=states: [np.tile(np.array(s), (rows, 1)) for s in states])
+        for states in layers
+    ]
+    spec = TranslationSpec.of(SimpleNamespace(model=SimpleNamespace(target_size=37, memory_size=9), decoder=stages))
+    assert [(state.layer, state.role, state.size) for state in spec.states] == [(0, "h", 2), (0, "c", 2), (1, "h", 3)]
+    before, after = (
+        tuple(TensorSpec(f"state_{i}_{end}", "float32", ("batch", size)) for i, size in enumerate((2, 2, 3)))
+        for end in ("in", "out")
+    )
+    tokens, lengths = TensorSpec("tokens", "int32", ("batch", "time")), TensorSpec("lengths", "int32", ("batch",))
+    memory = TensorSpec("memory", "float32", ("batch", "time", 9))
+    logits, attention = TensorSpec("logits", "float32", ("batch", 37)), TensorSpec("attention", "float32", ("batch", "time"))
+    assert spec.signatures == {
+        "encode": Signature((tokens, lengths), (memory, *after)),
+        "decode_step": Signature(
+            (TensorSpec("tokens", "int32", ("batch",)), memory, lengths, *before), (logits, attention, *after)
+        ),
+    }
+    assert spec.named_states([1, 2, 3]) == {"state_0_out": 1, "state_1_out": 2, "state_2_out": 3}
+    with pytest.raises(ValueError, match="zip"):
+        spec.named_states([1, 2])
+    assert spec.categorical
