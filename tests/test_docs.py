@@ -1,4 +1,4 @@
-"""The page on a cell of one's own, run from its first line to its last."""
+"""The pages of the documentation, run from their first line to their last."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tests.conftest import sentences
+from tests.conftest import sentences, spelled_pairs
 from tests.test_readme import ROOT, run
 
 
@@ -26,3 +26,24 @@ def test_a_cell_of_ones_own(tmp_path: Path) -> None:
     for file in ("model.tflite", "model.dynamic.tflite", "model.int8.tflite", "model.onnx", "model.int8.onnx"):
         assert (tmp_path / "runs/own/bundle" / file).exists()
     assert (tmp_path / "sensor-bundle/model.onnx").exists()
+
+
+def test_the_commands_on_translations(tmp_path: Path) -> None:
+    """Its Python example runs in `tests/test_readme.py`, where there is the bundle that it loads."""
+    commands = [
+        line
+        for block in re.findall(r"```sh\n(.*?)```", (ROOT / "docs/translate.md").read_text("utf-8"), re.DOTALL)
+        for line in block.splitlines()
+    ]
+    pairs = spelled_pairs(300)
+    (tmp_path / "my-pairs.tsv").write_text("".join(f"{word}\t{phones}\n" for word, phones in pairs), "utf-8")
+    (tmp_path / "my-words.txt").write_text("bacenodu\nhqi\n", "utf-8")
+    (tmp_path / "my-corpus").mkdir()
+    for part, some in (("train", pairs[:200]), ("test", pairs[200:])):
+        for language, texts in zip(("de", "en"), zip(*some, strict=True), strict=True):
+            (tmp_path / "my-corpus" / f"{part}.{language}").write_text("\n".join(texts) + "\n", "utf-8")
+    for command in commands:
+        small = ["--epochs", "1", "--units", "16", "--subwords", "30"] if "seqapp.train" in command else []
+        run([sys.executable, *shlex.split(command)[1:], *small], tmp_path)
+    rows = [line.split("\t") for line in (tmp_path / "translated.tsv").read_text("utf-8").splitlines()]
+    assert [row[0] for row in rows] == ["input", "bacenodu", "hqi"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from seqapp.pieces import Piece, write_midi
-from tests.conftest import dated_values, sentences, tune
+from tests.conftest import dated_values, sentences, spelled_pairs, tune
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -42,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(40):
         (path / "my-folder" / f"{i}.txt").write_text(sentences(20, seed=i), "utf-8")
     (path / "my-labels.tsv").write_text(labelled(400), "utf-8")
+    (path / "my-pairs.tsv").write_text("".join(f"{word}\t{phones}\n" for word, phones in spelled_pairs(400)), "utf-8")
     (path / "my-series.csv").write_text(dated_values(300), "utf-8")
     (path / "my-music").mkdir()
     for i in range(40):
@@ -89,6 +90,14 @@ def test_music_is_made(folder: Path) -> None:
         "runs/music/bundle/model.dynamic.tflite",
     ):
         assert (folder / path).stat().st_size > 100
+
+
+def test_the_example_of_a_translation_runs(folder: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/translate.md").read_text("utf-8"), re.DOTALL)
+    _, *likely = run([sys.executable, "-c", example], folder).splitlines()
+    chances = [float(line.split()[0]) for line in likely]
+    assert len(chances) == 5
+    assert all(0 <= chance <= 1 for chance in chances)
 
 
 def test_the_example_of_a_forecast_runs(folder: Path) -> None:
