@@ -25,7 +25,11 @@ def test_defaults_name_their_task(name: str) -> None:
         assert TASKS[name].defaults(own_data).data.data is None
 
 
-FILES = {"forecast": (".csv", "value\n" + "1\n3\n" * 50), "next-note": (".abc", "X:1\nK:C\nC D E F\n")}
+FILES = {
+    "forecast": (".csv", "value\n" + "1\n3\n" * 50),
+    "next-note": (".abc", "X:1\nK:C\nC D E F\n"),
+    "translate": (".tsv", "".join(f"{i}\t{-i}\n" for i in range(80))),
+}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -46,11 +50,15 @@ def test_data_are_refused_before_any_work(name: str, tmp_path: Path) -> None:
     check(good)
 
 
-@pytest.mark.parametrize("name", ["classify", "forecast"])
-def test_labels_and_forecasts_are_not_generated(
-    name: str, classified: Callable[..., Run], forecasted: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", ["classify", "forecast", "translate"])
+def test_labels_forecasts_and_translations_are_not_generated(
+    name: str,
+    classified: Callable[..., Run],
+    forecasted: Callable[..., Run],
+    translated: Callable[..., Run],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = classified("talk") if name == "classify" else forecasted()
+    run = {"classify": lambda: classified("talk"), "forecast": forecasted, "translate": translated}[name]()
     capsys.readouterr()
     assert seqapp.generate.main([str(run.path)]) == 2
     assert capsys.readouterr().err == (
