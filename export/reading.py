@@ -160,7 +160,7 @@ def files_of(bundle: Path, content: dict[str, Any]) -> list[File]:
                 f["format"],
                 f["precision"],
                 f.get("profile", APP),
-                tuple(f["signatures"]),
+                tuple(f.get("signatures", ())),
             )
             for f in content["files"]
         ]

@@ -158,8 +158,8 @@ def test_commands_refuse_a_run_of_another_task(
     command: Callable[[list[str]], int], copied: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads(copied.config_file.read_text())
-    copied.config_file.write_text(json.dumps({**content, "task": "translate"}))
-    refused(capsys, command([str(copied.path)]), "'translate'", "next-word, next-character, next-note, classify")
+    copied.config_file.write_text(json.dumps({**content, "task": "compose"}))
+    refused(capsys, command([str(copied.path)]), "'compose'", "next-word, next-character, next-note, classify")
 
 
 @pytest.fixture
