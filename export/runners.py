@@ -136,14 +136,15 @@ def tflite_functions(path: Path, names: Iterable[str], threads: int = 1) -> Func
 
 
 def onnx_functions(path: Path, names: Iterable[str], threads: int = 1) -> Functions:
-    """The one graph of a file, which bears the signature's name."""
+    """The one graph of a file: of several names the one that it bears; asked for one, it is that, whatever it is called."""
     session = _onnx_session(path, threads)
     outputs = [output.name for output in session.get_outputs()]
 
     def run(feed: Feed) -> Feed:
         return dict(zip(outputs, session.run(outputs, feed), strict=True))
 
-    return {name: run for name in names if name == session.get_modelmeta().graph_name}
+    asked = list(names)
+    return {name: run for name in asked if len(asked) == 1 or name == session.get_modelmeta().graph_name}
 
 
 def _onnx_session(path: Path, threads: int = 1) -> Any:
