@@ -63,13 +63,18 @@ def of_sequences(artifacts: list[Artifact]) -> list[Artifact]:
         UsageError: a profile or a precision was asked for that has files of a step alone.
     """
     fitting = [replace(a, signatures=(SEQUENCE,)) for a in artifacts if SEQUENCE in a.signatures]
+    _refuse_without(fitting, artifacts, "runs step by step, and a model that reads both ways cannot")
+    return fitting
+
+
+def _refuse_without(fitting: list[Artifact], artifacts: list[Artifact], why: str) -> None:
+    """Refuses a profile, or a precision that no file is left of."""
     for a in artifacts:
         if a.profile != APP or a.precision not in {f.precision for f in fitting}:
             raise UsageError(
-                f"{a.path} runs step by step, and a model that reads both ways cannot: "
+                f"{a.path} {why}: "
                 f"leave {a.precision if a.profile == APP else a.profile} out{', or add onnx' if a.profile == APP else ''}."
             )
-    return fitting
 
 
 def of_translator(artifacts: list[Artifact]) -> list[Artifact]:
@@ -85,12 +90,7 @@ def of_translator(artifacts: list[Artifact]) -> list[Artifact]:
             fitting += [replace(a, path=path, signatures=(name,)) for name, path in names.items()]
         elif a.profile == APP and SEQUENCE in a.signatures:
             fitting.append(replace(a, signatures=(ENCODE, DECODE_STEP)))
-    for a in artifacts:
-        if a.profile != APP or a.precision not in {f.precision for f in fitting}:
-            raise UsageError(
-                f"{a.path} is for models that run step by step, and an encoder-decoder is none: "
-                f"leave {a.precision if a.profile == APP else a.profile} out{', or add onnx' if a.profile == APP else ''}."
-            )
+    _refuse_without(fitting, artifacts, "is for models that run step by step, and an encoder-decoder is none")
     return fitting
 
 

@@ -45,7 +45,7 @@ def write_bundle(source: Source | TranslationSource, target: Path, artifacts: li
         if failures:
             raise RunFailed(f"The export failed its validation, nothing was written. {'; '.join(failures)}")
         for artifact, path, _ in files:
-            if artifact.profile == MICRO and isinstance(source, Source):
+            if artifact.profile == MICRO:
                 write_source(path, reference.spec)
         source.save_beside(temporary)
         content = manifest.content(source, temporary, files)

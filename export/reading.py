@@ -27,7 +27,7 @@ from export.spec import (
     Spec,
     State,
     TranslationSpec,
-)  # fmt: skip
+)
 from seqapp.beam_search import Search
 from seqapp.errors import UsageError
 from seqapp.framing import Framing
@@ -74,7 +74,10 @@ def spec_of(bundle: Path, content: dict[str, Any]) -> Spec:
     """
     with _damage(bundle):
         if ENCODE in content["signatures"]:
-            raise UsageError(f"{bundle} holds an encoder-decoder, which has no step: load it with load_translator.")
+            raise UsageError(
+                f"{bundle} holds an encoder-decoder, which has no step: load it with export.runtime.load_translator; "
+                "how fast its files are stands in its manifest.json."
+            )
         # What takes the lengths of whole sequences has no step.
         signature = content["signatures"].get(STEP) or content["signatures"][SEQUENCE]
         inputs, outputs = ({t["name"]: t["shape"] for t in signature[side]} for side in ("inputs", "outputs"))

@@ -74,6 +74,10 @@ class Reference:
         size = 1.0 if self.spec.categorical else max(1.0, float(np.sqrt(np.mean(self.expected[0] ** 2))))
         return max(TOLERANCE * size, ROUNDING_FACTOR * values), max(TOLERANCE, ROUNDING_FACTOR * states)
 
+    def tolerances_of(self, signature: str) -> tuple[float, float]:
+        """What a signature may differ by, the same for all."""
+        return self.tolerances
+
     @cached_property
     def scores(self) -> Scores:
         """Log-probability and rank of the first targets, or of those of the first examples, by Keras."""

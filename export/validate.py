@@ -75,7 +75,7 @@ def validate(
     """
     verdict = Verdict()
     runner: Any  # of the reference's own kind
-    _ = reference.tolerances  # computed outside of the try: an error of Keras's own is none of the file's
+    _ = reference.rounding  # computed outside of the try: an error of Keras's own is none of the file's
     try:
         verdict.failures += check_declaration(runners.declared(artifact.format, path), declared(artifact, reference))
         if artifact.format == "tflite":
@@ -109,11 +109,10 @@ def _judge_float(verdict: Verdict, artifact: Artifact, runner: Any, reference: A
     verdict.failures += [text for found in verdict.parity for text in check_parity(found, reference)]
     if not reference.judged:
         return
-    count = QUALITY
     if isinstance(reference, Reference) and perplexity is not None and SEQUENCE in artifact.tested:
-        count = len(reference.inputs)  # step by step, all of them would take too long
-    else:
-        perplexity = _perplexity(reference.scores)
+        count = len(reference.inputs)
+    else:  # step by step, all inputs would take too long
+        perplexity, count = _perplexity(reference.scores), QUALITY
     scores = reference.score(runner, count)
     verdict.metrics = reference.metrics(scores)
     verdict.failures += check_perplexity(_perplexity(scores), perplexity)
@@ -186,7 +185,7 @@ def check_size(artifact: Artifact, path: Path, largest: int | None) -> Iterator[
 
 
 def check_parity(found: Parity, reference: AnyReference) -> Iterator[str]:
-    of_values, of_states = reference.tolerances
+    of_values, of_states = reference.tolerances_of(found.signature)
     name = "log-probabilities" if reference.spec.categorical and found.signature != ENCODE else "outputs"
     for what, value, tolerance in (
         (name, found.largest_difference, of_values),

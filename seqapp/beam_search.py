@@ -1,4 +1,4 @@
-"""The likeliest translations, searched over any engine that encodes and decodes step by step: NumPy alone."""
+"""The likeliest translations, searched over any engine that encodes and decodes step by step."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from seqapp.config import LARGEST_PENALTY
 from seqapp.sequences import padded
 from seqapp.step import Array, log_softmax
-
-LARGEST_PENALTY = 10  # from there on length alone counts
 
 
 class Transducer(Protocol):
@@ -127,14 +126,12 @@ class _Beams:
         """Those of some of the sources (N,), by their places."""
         width = self.scores.shape[1]
         flat = (sources[:, None] * width + np.arange(width)).reshape(-1)
-        return replace(self.ordered(flat), rows=self.rows[sources], scores=self.scores[sources]).of_memory(flat)
+        rows, scores, memory, lengths = self.rows[sources], self.scores[sources], self.memory[flat], self.lengths[flat]
+        return replace(self.ordered(flat), rows=rows, scores=scores, memory=memory, lengths=lengths)
 
     def ordered(self, flat: Array) -> _Beams:
         """The same sources' hypotheses in another order (B·K,), some of them more than once."""
         return replace(self, tokens=self.tokens[flat], states=[s[flat] for s in self.states], looked=self.looked[flat])
-
-    def of_memory(self, flat: Array) -> _Beams:
-        return replace(self, memory=self.memory[flat], lengths=self.lengths[flat])
 
 
 def _batch(model: Transducer, sources: Sequence[Array], search: Search, end: int, banned: Collection[int]) -> Found:

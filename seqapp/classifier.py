@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from seqapp.cells import States, Tensor
-from seqapp.recurrence import Recurrence, one_step, through
+from seqapp.recurrence import Recurrence, cells_in_config, one_step, through, with_cells
 
 
 @keras.saving.register_keras_serializable(package="seqapp")
@@ -91,14 +91,11 @@ class Classifier(keras.Model):
         return self.head(x), after
 
     def get_config(self) -> dict[str, Any]:
-        cells, back_cells = (
-            [keras.saving.serialize_keras_object(layer.cell) for layer in layers] for layers in (self.ahead, self.back)
-        )
         return {
             **super().get_config(),
             "classes": self.classes,
-            "cells": cells,
-            "back_cells": back_cells,
+            "cells": cells_in_config(self.ahead),
+            "back_cells": cells_in_config(self.back),
             "vocabulary_size": self.vocabulary_size,
             "embedding": self.first.output_dim if self.vocabulary_size else 0,
             "mean": self.mean,
@@ -110,11 +107,7 @@ class Classifier(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Classifier:
-        made = {
-            name: [keras.saving.deserialize_keras_object(cell, custom_objects) for cell in config[name]]
-            for name in ("cells", "back_cells")
-        }
-        return cls(**{**config, **made})
+        return cls(**with_cells(config, ["cells", "back_cells"], custom_objects))
 
 
 def reversed_in_time(x: Tensor, lengths: Tensor) -> Tensor:

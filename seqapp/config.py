@@ -72,6 +72,7 @@ class NextNoteConfig:
 
 
 UNITS = ("word", "character", "symbol", "subword")
+LARGEST_PENALTY = 10  # from there on length alone counts
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ class TranslateConfig:
             _require(getattr(self, name) >= least, name, f"a whole number of at least {least}", getattr(self, name))
         _require(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and below 1", self.label_smoothing)
         _require(0 <= self.subword_sampling < float("inf"), "subword_sampling", "a number of at least 0", self.subword_sampling)
-        _require(0 <= self.length_penalty <= 10, "length_penalty", "from 0 to 10", self.length_penalty)
+        _require(
+            0 <= self.length_penalty <= LARGEST_PENALTY, "length_penalty", f"from 0 to {LARGEST_PENALTY}", self.length_penalty
+        )
         given = (self.source_language is not None, self.target_language is not None)
         _require(
             given[0] == given[1], "target_language", "given where --source-language is, and only there", self.target_language

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from seqapp.cells import States, Tensor
-from seqapp.recurrence import Recurrence, initial_states, one_step, state_sizes, through
+from seqapp.recurrence import Recurrence, cells_in_config, initial_states, one_step, state_sizes, through, with_cells
 
 
 @keras.saving.register_keras_serializable(package="seqapp")
@@ -103,7 +103,7 @@ class SequenceModel(keras.Model):
         return {
             **super().get_config(),
             "vocabulary_size": self.vocabulary_size,
-            "cells": [keras.saving.serialize_keras_object(layer.cell) for layer in self.recurrent],
+            "cells": cells_in_config(self.recurrent),
             "embedding": self.embedding.output_dim,
             "tied": self.tied,
             "dropout": self.dropout_rate,
@@ -112,5 +112,4 @@ class SequenceModel(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> SequenceModel:
-        cells = [keras.saving.deserialize_keras_object(cell, custom_objects) for cell in config["cells"]]
-        return cls(**{**config, "cells": cells})
+        return cls(**with_cells(config, ["cells"], custom_objects))

@@ -59,7 +59,10 @@ def _aligned(*files: Path) -> list[Example]:
     sources, targets = ([line.strip() for line in read_text(file).rstrip("\n").split("\n")] for file in files)
     if len(sources) != len(targets):
         counts = ", ".join(f"{file.name} {len(lines):,}" for file, lines in zip(files, (sources, targets), strict=True))
-        raise UsageError(f"Aligned files must have as many lines as each other. Received: {counts}")
+        raise UsageError(
+            "Aligned files must have as many lines as each other, each the translation of the other's: find where they part. "
+            f"Received: {counts}"
+        )
     pairs = []
     for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1):
         for file, text in zip(files, (source, target), strict=True):
@@ -79,8 +82,13 @@ def pairs_of(text: str, name: str, targets: bool = True) -> Iterator[Example]:
         place, columns = f"{name}, line {number}", [column.strip() for column in line.split("\t")]
         if not line.strip():
             continue
-        if len(columns) > 2 or (targets and len(columns) < 2):
+        if len(columns) > 2:
             raise UsageError(f"{place} has {len(columns)} columns: expected a source, a tab and a target.")
+        if targets and len(columns) < 2:
+            raise UsageError(
+                f"{place} has no tab: expected a source, a tab and a target; of two aligned files, give what both names begin "
+                "with, and --source-language and --target-language."
+            )
         if not all(columns):
             raise UsageError(f"{place} has an empty {'target' if columns[0] else 'source'}: fill it in, or leave the line out.")
         yield Example(columns[0], columns[1] if len(columns) == 2 else None, place)

@@ -89,6 +89,17 @@ def one_step(layer: Recurrence, x: Tensor, states: States) -> tuple[Tensor, Any]
     return layer.cell(x, states)
 
 
+def cells_in_config(layers: Sequence[Recurrence]) -> list[dict[str, Any]]:
+    """The cells of some layers, for the configuration of a model."""
+    return [keras.saving.serialize_keras_object(layer.cell) for layer in layers]
+
+
+def with_cells(config: dict[str, Any], names: Sequence[str], custom_objects: Any = None) -> dict[str, Any]:
+    """A configuration with the cells made that it lists under some names."""
+    made = {name: [keras.saving.deserialize_keras_object(cell, custom_objects) for cell in config[name]] for name in names}
+    return {**config, **made}
+
+
 def state_sizes(layers: Sequence[Recurrence]) -> list[int]:
     """Widths of the states, layer by layer."""
     return [size for layer in layers for size in layer.state_size]

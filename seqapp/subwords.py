@@ -53,9 +53,10 @@ class Subwords:
                 minloglevel=2,
             )
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
+            # "INTERNAL: file(line) [condition] Words. Advice for its own flags."
+            reason = str(error).strip().splitlines()[-1].rpartition("] ")[2].split(". ")[0]
             raise UsageError(
-                f"{size} subwords cannot be learned ({reason}): choose another --subwords, or a unit word."
+                f"{size} subwords cannot be learned ({reason}): give another --subwords, or another unit, as character."
             ) from None
         return cls(written.getvalue(), rule.normalization)
 

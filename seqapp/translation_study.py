@@ -80,7 +80,8 @@ class TranslationStudy:
             if not isinstance(vocabulary, Subwords):
                 sides.append(known)
                 continue
-            drawn = vocabulary.sampled(texts, t.subword_sampling, (seed * 1_000 + epoch) % 2**31 * 2 + side)
+            draw = int(np.random.default_rng([seed, epoch, side]).integers(2**31))
+            drawn = vocabulary.sampled(texts, t.subword_sampling, draw)
             # Cut finely, a text may become longer than the model is built for.
             pairs = zip(drawn, known, strict=True)
             sides.append([np.array(d, np.int32) if len(d) <= t.longest else k for d, k in pairs])

@@ -10,7 +10,7 @@ from keras import ops
 
 from seqapp.cells import States, Tensor
 from seqapp.classifier import at_end, reversed_in_time
-from seqapp.recurrence import Drive, Recurrence, one_step, state_sizes, through
+from seqapp.recurrence import Drive, Recurrence, cells_in_config, one_step, state_sizes, through, with_cells
 
 FAR_BELOW = -1e9  # added to a score, its weight is 0 in float32
 
@@ -141,17 +141,13 @@ class Translator(keras.Model):
         return logits, after, attention
 
     def get_config(self) -> dict[str, Any]:
-        cells, ahead_cells, back_cells = (
-            [keras.saving.serialize_keras_object(layer.cell) for layer in layers]
-            for layers in (self.decoder, self.ahead, self.back)
-        )
         return {
             **super().get_config(),
             "source_size": self.source_size,
             "target_size": self.target_size,
-            "cells": cells,
-            "ahead_cells": ahead_cells,
-            "back_cells": back_cells,
+            "cells": cells_in_config(self.decoder),
+            "ahead_cells": cells_in_config(self.ahead),
+            "back_cells": cells_in_config(self.back),
             "embedding": self.source_embedding.output_dim,
             "tied": self.tied,
             "dropout": self.dropout_rate,
@@ -160,11 +156,7 @@ class Translator(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Translator:
-        made = {
-            name: [keras.saving.deserialize_keras_object(cell, custom_objects) for cell in config[name]]
-            for name in ("cells", "ahead_cells", "back_cells")
-        }
-        return cls(**{**config, **made})
+        return cls(**with_cells(config, ["cells", "ahead_cells", "back_cells"], custom_objects))
 
 
 def attend(query: Tensor, memory: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

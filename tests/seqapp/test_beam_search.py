@@ -73,7 +73,10 @@ def test_a_wide_beam_finds_the_best_of_all_translations(penalty: float) -> None:
         assert len(found) == min(60, len(wanted)) == 40
         np.testing.assert_allclose([one.rank for one in found], [rank for rank, _ in wanted], rtol=1e-9, equal_nan=False)
         np.testing.assert_allclose(
-            [one.score for one in found], [log_probability(source.tolist(), one.tokens) for one in found], rtol=1e-9
+            [one.score for one in found],
+            [log_probability(source.tolist(), one.tokens) for one in found],
+            rtol=1e-9,
+            equal_nan=False,
         )
 
 

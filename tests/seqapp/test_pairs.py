@@ -59,7 +59,7 @@ def test_lines_to_translate_need_no_target() -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("a\tb\nc\n", ("talk.tsv, line 2 has 1 columns", "a source, a tab and a target")),
+        ("a\tb\nc\n", ("talk.tsv, line 2 has no tab", "a source, a tab and a target", "--source-language")),
         ("a\tb\n\nc\td\te\n", ("talk.tsv, line 3 has 3 columns",)),
         ("a\t \n", ("line 1 has an empty target", "fill it in")),
         ("\tb\n", ("line 1 has an empty source",)),

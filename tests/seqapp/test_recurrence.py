@@ -112,7 +112,8 @@ def test_the_mask_is_gone_after_the_pass(name: str) -> None:
     np.testing.assert_array_equal(layer(inputs())[0], before)
 
 
-def test_the_mask_is_gone_after_a_failure() -> None:
+@pytest.mark.parametrize("timesteps", [T, UNROLLED + 1])
+def test_the_mask_is_gone_after_a_failure(timesteps: int) -> None:
     class Broken(Mirror):
         def recur(self, projected: Any, states: States) -> tuple[Any, States]:
             raise RuntimeError("broken")
@@ -120,8 +121,9 @@ def test_the_mask_is_gone_after_a_failure() -> None:
     cell = Broken(U)
     layer = Recurrence(cell, 0.5)
     with pytest.raises(RuntimeError, match="broken"):
-        layer(inputs(), training=True)
+        layer(inputs(timesteps), training=True)
     assert cell.recurrent_mask is None
+    assert not cell.projected
 
 
 def test_a_cell_that_knows_no_mask_is_refused() -> None:
@@ -139,9 +141,9 @@ def test_returns_all_outputs_and_the_last_states() -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("timesteps", [1, T])
+@pytest.mark.parametrize("timesteps", [1, T, UNROLLED + 1])
 def test_training_is_the_same_network(name: str, timesteps: int) -> None:
-    """Outputs, states and gradients of the unrolled window equal those of the loop."""
+    """Outputs, states and gradients of the unrolled window, and of the loop over projected inputs, equal those of Keras's."""
     cell = randomized(CELLS[name](U))
     layer, x, states = Recurrence(cell), inputs(timesteps), states_for(cell)
     results = []
@@ -153,9 +155,10 @@ def test_training_is_the_same_network(name: str, timesteps: int) -> None:
             loss = sum(tf.reduce_sum(part**2) for part in (output, *after))
         gradients = tape.gradient(loss, [*(weight.value for weight in cell.trainable_weights), *given])
         results.append([output, *after, *gradients])
-    for looped, unrolled in zip(*results, strict=True):
-        assert np.abs(looped).max() > 1e-3
-        np.testing.assert_allclose(unrolled, looped, rtol=1e-3, atol=1e-3)
+    for wanted, found in zip(*results, strict=True):
+        assert np.abs(wanted).max() > 1e-3
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3, equal_nan=False)
+    assert not cell.projected
 
 
 def test_training_is_the_same_network_backwards() -> None:

@@ -93,6 +93,7 @@ class TestEveryKind:
     def test_what_stands_behind_a_source_is_not_read(self, model: Translator) -> None:
         inside = np.arange(S) < LENGTHS[:, None]
         one, two = (whole(model, np.where(inside, sources(), sources(seed=seed)), LENGTHS, targets()) for seed in (5, 6))
+        assert np.isfinite(one).all()
         np.testing.assert_array_equal(one, two)
 
     def test_every_token_of_a_source_counts(self, model: Translator) -> None:
