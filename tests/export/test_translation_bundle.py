@@ -301,7 +301,7 @@ class TestRefused:
         refused(lambda: load_translator(bundle, "torch"), "no engine 'torch'", "litert, onnx")
 
     def test_each_kind_of_bundle_has_its_own_loader(self, bundle: Path, tmp_path: Path) -> None:
-        refused(lambda: load(bundle), "encoder-decoder", "load it with load_translator")
+        refused(lambda: load(bundle), "encoder-decoder", "load it with export.runtime.load_translator")
         model = SequenceModel(9, [PlainCell(5)], 4)
         export.convert(model, tmp_path / "text", formats=["onnx"], inputs=np.arange(300) % 9)
         refused(lambda: load_translator(tmp_path / "text"), "no encoder-decoder", "load it with export.runtime.load")
