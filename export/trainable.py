@@ -234,7 +234,7 @@ def _specs(signature: Signature) -> dict[str, Any]:
 
 
 def check_trainable(path: Path, network: Network, spec: Spec, stream: Array) -> Iterator[str]:
-    """What a file does otherwise than TensorFlow on tokens (N,): its first step, ten calls of `train`, `save` and `restore`."""
+    """What a file does otherwise than TensorFlow on tokens (N,): its first step, ten of training, `save` and `restore`."""
     learned, fresh = (_runners(path) for _ in range(2))
     tokens, states = np.resize(stream, 3).astype(np.int32), spec.initial_states(3)
     given = {TOKENS: tokens, **_feed(spec, states)}
@@ -249,17 +249,21 @@ def check_trainable(path: Path, network: Network, spec: Spec, stream: Array) -> 
 def _check_training(file: dict[str, Any], network: Network, spec: Spec, stream: Array) -> Iterator[str]:
     batch, window = file[TRAIN].get_input_details()[TOKENS]["shape"]
     first = {name: np.asarray(variable.value) for name, variable in named(network).items()}
-    values, states, fed = first, spec.initial_states(batch), _feed(spec, spec.initial_states(batch))
+    values, states = first, spec.initial_states(batch)
     train, rate = _reference(network), np.float32(CHECKED_RATE)
     for call, rows in enumerate(np.resize(stream, (CHECKED_CALLS, batch, window + 1)).astype(np.int32), 1):
-        tokens, targets = rows[:, :-1], rows[:, 1:]
+        # From the reference's weights and states each time: what two roundings make of one another in ten steps has no bound.
+        file[RESTORE](**values)
+        tokens, targets, before = rows[:, :-1], rows[:, 1:], values
+        found = file[TRAIN](tokens=tokens, targets=targets, learning_rate=rate, **_feed(spec, states))
         loss, states, values = train(values, tokens, targets, states)
-        found = file[TRAIN](tokens=tokens, targets=targets, learning_rate=rate, **fed)
-        fed = {state.input: found[state.output] for state in spec.states}
         yield from _off(f"the loss of call {call}", found["loss"], loss, TRAINING_TOLERANCE * abs(loss))
-        for name, weights in file[SAVE]().items() if call in (1, CHECKED_CALLS) else ():
+        for state, wanted in zip(spec.states, states, strict=True):
+            allowed = TRAINING_TOLERANCE * max(1, np.abs(wanted).max())
+            yield from _off(f"{state.output} of call {call}", found[state.output], wanted, allowed)
+        for name, weights in file[SAVE]().items():
             # Measured by the change, which is small; a weight's own rounding is there beside that of its gradient.
-            allowed = TRAINING_TOLERANCE * np.abs(values[name] - first[name]).max() + ROUNDING * np.abs(first[name]).max()
+            allowed = TRAINING_TOLERANCE * np.abs(values[name] - before[name]).max() + ROUNDING * np.abs(before[name]).max()
             yield from _off(f"{name} after call {call}", weights, values[name], allowed)
 
 

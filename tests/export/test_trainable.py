@@ -160,6 +160,14 @@ def test_a_cell_of_ones_own_learns_too(file_of: FileOf) -> None:
     assert check(model_of("own", 1), file_of("own", 1)) == []
 
 
+def test_a_chaotic_model_is_not_refused(tmp_path: Path) -> None:
+    """Large weights: ten steps of training make of a rounding what no tolerance holds, one step does not."""
+    config = ModelConfig(cell="plain", layers=2, units=UNITS, embedding=24)
+    model = with_weights(build_model(config, VOCABULARY), scale=1.0)
+    write(model, tmp_path / "model.tflite", window=16)
+    assert check(model, tmp_path / "model.tflite") == []
+
+
 @each_model
 def test_needs_built_in_operators_only(cell: str, layers: int, file_of: FileOf) -> None:
     found = operators(file_of(cell, layers).read_bytes())
