@@ -24,8 +24,8 @@ from seqapp.config import Config
 from seqapp.errors import UsageError
 from seqapp.forecast import Outlook, Parts, features, load_framing, load_series
 from seqapp.framing import Framing
-from seqapp.next_note import load_rolls
 from seqapp.pieces import told_before
+from seqapp.roll_form import load_rolls
 from seqapp.run import Run, check_target
 from seqapp.sequences import Sequences
 from seqapp.step import Array

@@ -66,9 +66,18 @@ class ForecastConfig:
 class NextNoteConfig:
     """Of the task `next-note` alone."""
 
+    music: str = option("roll", "roll, all keys at once, or melody, a note with its duration after the other")
     frame: float = option(1.0, "quarter notes in a frame of the piano roll")
     transpose: int = option(5, "train on each piece up to so many semitones higher and lower, another key in each epoch")
     part: str | None = option(None, "the part of a score or the track of a MIDI file to read, by name or number (default: all)")
+
+    def check(self) -> None:
+        """See `Config.check`."""
+        _require(self.music in ("roll", "melody"), "music", "roll or melody", self.music)
+        _require(1 / 64 <= self.frame <= 16, "frame", "from 1/64 to 16 quarter notes", self.frame)
+        if self.music == "melody" and self.frame != NextNoteConfig.frame:
+            raise UsageError(f"A melody has notes and no frames: leave --frame out. Received: {self.frame}")
+        _require(0 <= self.transpose <= 12, "transpose", "from 0 to 12 semitones", self.transpose)
 
 
 UNITS = ("word", "character", "symbol", "subword")
@@ -174,9 +183,7 @@ class Config:
         for name, least in (("horizon", 1), ("season", 1), ("long_season", 0)):
             value = getattr(f, name)
             _require(value is None or value >= least, name, f"a whole number of at least {least}", value)
-        frame = self.next_note.frame
-        _require(1 / 64 <= frame <= 16, "frame", "from 1/64 to 16 quarter notes", frame)
-        _require(0 <= self.next_note.transpose <= 12, "transpose", "from 0 to 12 semitones", self.next_note.transpose)
+        self.next_note.check()
         self.translate.check()
         for name, kind in _groups():
             task = name.replace("_", "-")

@@ -54,6 +54,13 @@ class Sampling:
         return p / p.sum()
 
 
+def drawn(p: Floats, rng: np.random.Generator) -> int:
+    """A number drawn by probabilities (V,)."""
+    # One uniform number and the cumulative sum: the same draw from the same seed, whatever the engine.
+    number = int(np.searchsorted(np.cumsum(p), rng.random(), side="right"))
+    return min(number, int(np.flatnonzero(p)[-1]))
+
+
 def sample(
     model: Stepper, prompt: Sequence[int], sampling: Sampling, rng: np.random.Generator, banned: Collection[int] = ()
 ) -> Iterator[int]:
@@ -61,10 +68,7 @@ def sample(
     logits, states = model.sequence(np.array([prompt], np.int32), model.initial_states(1))
     last = logits[0, -1]
     while True:
-        p = sampling.probabilities(last, banned)
-        # One uniform number and the cumulative sum: the same draw from the same seed, whatever the engine.
-        token = int(np.searchsorted(np.cumsum(p), rng.random(), side="right"))
-        token = min(token, int(np.flatnonzero(p)[-1]))
+        token = drawn(sampling.probabilities(last, banned), rng)
         yield token
         logits, states = model.step(np.array([token], np.int32), states)
         last = logits[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from seqapp.arrays import read_npz
 from seqapp.errors import UsageError
 
 Array = NDArray[Any]
+TOGETHER = 32  # sequences at once, where nothing is learnt
 POOL = 20  # batches at most whose sequences are sorted by length together: little padding, and still another mix in each epoch
 
 
@@ -93,3 +94,14 @@ def padded(sequences: Sequence[Array]) -> tuple[Array, Array]:
     for row, x in zip(result, sequences, strict=True):
         row[: len(x)] = x
     return result, lengths
+
+
+def outputs_of(model: Callable[[Array], Array], inputs: Sequence[Array]) -> list[Array]:
+    """What a model of padded features (B, T, F) gives for each of some sequences (T, F), from its start on: (T, V), float64."""
+    some = Sequences(list(inputs), [np.zeros((), np.int32)] * len(inputs))
+    found: dict[int, Array] = {}
+    for picks in some.in_order_of_length(TOGETHER):
+        x, lengths = padded([inputs[i] for i in picks])
+        for i, length, outputs in zip(picks, lengths, model(x), strict=True):
+            found[int(i)] = outputs[:length].astype(np.float64)
+    return [found[i] for i in range(len(inputs))]

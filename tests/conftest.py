@@ -152,11 +152,12 @@ def tune(seed: int, frames: int = 48) -> Any:
 @pytest.fixture(scope="session")
 def music_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty pieces as MIDI, in quarter notes, in 3/4 and at 90 of them a minute."""
-    from seqapp.pieces import Piece, write_midi
+    from seqapp.pieces import Piece
+    from seqapp.scores import write_midi
 
     folder = tmp_path_factory.mktemp("music")
     for i in range(40):
-        write_midi(Piece(str(i), tune(i, 40 + i % 9), 1.0, 90.0, "3/4"), folder / f"{i}.mid")
+        write_midi(Piece(str(i), tune(i, 40 + i % 9), 1.0, 90.0, "3/4").score, folder / f"{i}.mid")
     return folder
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from seqapp.pieces import Piece, write_midi
+from seqapp.pieces import Piece
+from seqapp.scores import write_midi
 from tests.conftest import dated_values, sentences, spelled_pairs, tune
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "my-series.csv").write_text(dated_values(300), "utf-8")
     (path / "my-music").mkdir()
     for i in range(40):
-        write_midi(Piece("tune", tune(i), 0.5), path / "my-music" / ("song.mid" if i == 0 else f"{i}.mid"))
+        write_midi(Piece("tune", tune(i), 0.5).score, path / "my-music" / ("song.mid" if i == 0 else f"{i}.mid"))
     of_runs: dict[str, list[str]] = {}
     for line in COMMANDS[2:]:
         of_runs.setdefault(re.findall(r"runs/\w+", line)[0], []).append(line)

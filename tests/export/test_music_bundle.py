@@ -13,9 +13,10 @@ import export.__main__
 from export.runtime import ENGINES, load
 from export.spec import KEY_LOGITS
 from seqapp.chain import Stepwise
-from seqapp.next_note import continued, foretold, load_rolls
-from seqapp.pieces import KEYS, told_before
+from seqapp.pieces import told_before
+from seqapp.roll_form import continued, foretold, load_rolls
 from seqapp.run import Run
+from seqapp.scores import KEYS
 from seqapp.step import KerasStepper, compiled
 from tests.conftest import tune
 

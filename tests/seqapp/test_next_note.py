@@ -12,12 +12,14 @@ import pytest
 import seqapp.evaluate
 import seqapp.generate
 import seqapp.predict
-from seqapp import next_note, pieces
+from seqapp import pieces
 from seqapp.chain import Stepwise
 from seqapp.config import build
-from seqapp.next_note import NextNote, continued, foretold, load_rolls, save_rolls
-from seqapp.pieces import KEYS, Piece, told_before
+from seqapp.next_note import NextNote
+from seqapp.pieces import Piece, told_before
+from seqapp.roll_form import continued, foretold, load_rolls, save_rolls
 from seqapp.run import Run
+from seqapp.scores import KEYS, key_name, write_midi
 from seqapp.step import KerasStepper, compiled
 from tests.conftest import refused, tune
 
@@ -142,17 +144,17 @@ def test_one_piece_is_continued(composed: Composed, tmp_path: Path, capsys: Out)
 
 def test_predict_says_what_sounds_next(composed: Composed, tmp_path: Path, capsys: Out) -> None:
     run, roll = composed(), tune(5, 30)
-    pieces.write_midi(Piece("a", roll, 1.0), tmp_path / "a.mid")
+    write_midi(Piece("a", roll, 1.0).score, tmp_path / "a.mid")
     capsys.readouterr()
     assert seqapp.predict.main([str(run.path), "--input", str(tmp_path / "a.mid"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     stepper = KerasStepper(Stepwise(run.load_model()), KEYS)
     x = np.concatenate([np.zeros((1, KEYS), np.float32), roll])[None]
     logits = stepper.sequence(x, stepper.initial_states(1))[0][0, -1]
-    wanted = [pieces.key_name(int(key)) for key in np.flatnonzero(logits > 0)]
+    wanted = [key_name(int(key)) for key in np.flatnonzero(logits > 0)]
     assert told["input"] == "a.mid"
-    assert told["prediction"].split() == (wanted or [pieces.key_name(int(logits.argmax()))])
-    assert told["likely"][0][0] == pieces.key_name(int(logits.argmax()))
+    assert told["prediction"].split() == (wanted or [key_name(int(logits.argmax()))])
+    assert told["likely"][0][0] == key_name(int(logits.argmax()))
     assert told["likely"][0][1] == pytest.approx(1 / (1 + np.exp(-logits.max())), rel=1e-4)
     refused(lambda: NextNote().predictor(run, "-"), "--input", ".mid")
 
@@ -181,6 +183,6 @@ def test_rolls_that_are_saved_are_read(tmp_path: Path) -> None:
 
 def test_own_notation_is_read_once_and_all_else_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.abc").write_text("X:1\nK:C\nC\n")
-    monkeypatch.setattr(next_note.pieces, "read", lambda *_: pytest.fail("it is read"))
+    monkeypatch.setattr(pieces, "read", lambda *_: pytest.fail("it is read"))
     NextNote().check_data(build({"task": "next-note", "data": str(tmp_path / "a.abc")}))
     NextNote().check_data(build({"task": "next-note"}))

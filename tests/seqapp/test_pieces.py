@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from seqapp import pieces
-from seqapp.pieces import KEYS, LOWEST, Piece
+from seqapp.pieces import Piece
+from seqapp.scores import KEYS, LOWEST, key_name, split, write_midi
 from tests.conftest import refused, tune
 
 ROLL = tune(3, 20)
@@ -30,13 +31,13 @@ XML = """<?xml version="1.0"?><score-partwise version="3.1"><part-list>
 
 
 def keys(piece: Piece) -> list[str]:
-    return [" ".join(pieces.key_name(int(key)) for key in np.flatnonzero(frame)) for frame in piece.roll]
+    return [" ".join(key_name(int(key)) for key in np.flatnonzero(frame)) for frame in piece.roll]
 
 
 @given(st.integers(0, 50), st.sampled_from([0.25, 0.5, 1.0, 2.0]), st.floats(20, 300), st.sampled_from(["4/4", "3/4", "6/8"]))
 def test_what_is_written_is_read(tmp_path_factory: Any, seed: int, frame: float, tempo: float, meter: str) -> None:
     path = tmp_path_factory.mktemp("midi") / "a.mid"
-    pieces.write_midi(Piece("a", tune(seed, 30), frame, tempo, meter), path)
+    write_midi(Piece("a", tune(seed, 30), frame, tempo, meter).score, path)
     (piece,) = pieces.read_file(path, frame)["all"]
     np.testing.assert_array_equal(piece.roll, tune(seed, 30))
     assert (piece.frame, piece.meter) == (frame, meter)
@@ -99,21 +100,21 @@ def test_rolls_of_a_mat_file_are_divided_and_of_an_npz_are_not(tmp_path: Path) -
 def test_folders_may_be_divided(tmp_path: Path) -> None:
     for name in ("train", "valid", "test"):
         (tmp_path / name).mkdir()
-        pieces.write_midi(Piece("a", ROLL, 1.0), tmp_path / name / "a.mid")
+        write_midi(Piece("a", ROLL, 1.0).score, tmp_path / name / "a.mid")
     found = pieces.read(tmp_path, 1.0)
     assert set(found) == {"train", "validation", "test"}
-    assert pieces.split(found, 0.1, 0.1) == found
-    pieces.write_midi(Piece("a", ROLL, 1.0), tmp_path / "more.mid")
+    assert split(found, 0.1, 0.1) == found
+    write_midi(Piece("a", ROLL, 1.0).score, tmp_path / "more.mid")
     refused(lambda: pieces.read(tmp_path, 1.0), "divided into", "in part")
 
 
 def test_equal_pieces_stay_together() -> None:
     some = [Piece(str(i), tune(i % 30, 20), 1.0) for i in range(60)]
-    parts = pieces.split({"all": some}, 0.2, 0.2)
+    parts = split({"all": some}, 0.2, 0.2)
     where = {name: {piece.roll.tobytes() for piece in found} for name, found in parts.items()}
     assert not where["train"] & where["test"] and not where["train"] & where["validation"]
     assert sum(map(len, parts.values())) == 60
-    refused(lambda: pieces.split({"all": some[:1]}, 0.2, 0.2), "No piece is left")
+    refused(lambda: split({"all": some[:1]}, 0.2, 0.2), "No piece is left")
 
 
 @given(st.integers(0, 20), st.integers(-12, 12))
@@ -140,7 +141,7 @@ def test_notes_that_are_held() -> None:
 
 
 def test_names_of_keys() -> None:
-    assert [pieces.key_name(number - LOWEST) for number in (21, 60, 61, 108)] == ["A0", "C4", "C#4", "C8"]
+    assert [key_name(number - LOWEST) for number in (21, 60, 61, 108)] == ["A0", "C4", "C#4", "C8"]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +228,7 @@ def test_tempos_at_the_end_of_what_midi_can_say(tempo: int, tmp_path: Path) -> N
     if tempo == 0:
         refused(lambda: pieces.read(tmp_path / "a.mid", 1.0), "a.mid cannot be read as MIDI")
     else:
-        pieces.write_midi(pieces.read(tmp_path / "a.mid", 1.0)["all"][0], tmp_path / "b.mid")
+        write_midi(pieces.read(tmp_path / "a.mid", 1.0)["all"][0].score, tmp_path / "b.mid")
         assert pieces.read(tmp_path / "b.mid", 1.0)["all"][0].roll.any()
 
 
@@ -237,12 +238,12 @@ def test_meters_that_midi_can_say(beats: str, kind: str, meter: str, tmp_path: P
     (tmp_path / "score.musicxml").write_text(text)
     (piece,) = pieces.read(tmp_path / "score.musicxml", 1.0)["all"]
     assert piece.meter == meter
-    pieces.write_midi(piece, tmp_path / "a.mid")
+    write_midi(piece.score, tmp_path / "a.mid")
     assert pieces.read(tmp_path / "a.mid", 1.0)["all"][0].meter == meter
 
 
 def test_the_first_tempo_and_meter_are_the_piece_s(tmp_path: Path) -> None:
-    pieces.write_midi(Piece("a", ROLL, 1.0, 120.0, "4/4"), tmp_path / "a.mid")
+    write_midi(Piece("a", ROLL, 1.0, 120.0, "4/4").score, tmp_path / "a.mid")
     file = mido.MidiFile(tmp_path / "a.mid")
     file.tracks[0].append(mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(60)))
     file.tracks[0].append(mido.MetaMessage("time_signature", numerator=3, denominator=4))
