@@ -14,9 +14,9 @@ from export.artifact import FORMATS, PRECISIONS, Artifact, check_wanted, of_sequ
 from export.bundle import table, write_bundle
 from export.encoder_decoder import EncoderDecoder
 from export.network import CLASS_LOGITS, QUANTILES, Network
-from export.reference import QUALITY, Reference
+from export.reference import QUALITY, Judge, Reference
 from export.source import Source
-from export.spec import KEY_LOGITS, PREFILL, categorical
+from export.spec import DURATION_LOGITS, KEY_LOGITS, PITCH_LOGITS, PREFILL, categorical
 from export.translation import TranslationSource
 from export.translation_reference import TranslationReference
 from seqapp import classify
@@ -24,8 +24,12 @@ from seqapp.config import Config
 from seqapp.errors import UsageError
 from seqapp.forecast import Outlook, Parts, features, load_framing, load_series
 from seqapp.framing import Framing
+from seqapp.melody import PITCHES
+from seqapp.melody_form import MelodyForm, durations_of
+from seqapp.melody_report import of_note
 from seqapp.pieces import told_before
 from seqapp.roll_form import load_rolls
+from seqapp.roll_report import of_frame
 from seqapp.run import Run, check_target
 from seqapp.sequences import Sequences
 from seqapp.step import Array
@@ -33,6 +37,8 @@ from seqapp.translate import Coder, kept
 from seqapp.vocabulary import Vocabulary
 
 CALIBRATION = 1000  # timesteps
+NOTE_LOGITS = "note_logits"  # of pitch and duration, side by side in the model
+FRAMES, NOTES = Judge.of_timesteps("frame", of_frame), Judge.of_timesteps("note", of_note)
 
 
 def export_run(run: Run, target: Path, formats: list[str], precisions: list[str], profiles: list[str]) -> str:
@@ -56,7 +62,7 @@ def _of_text(run: Run) -> Source:
     vocabulary, stream = run.vocabulary, run.tokens(run.held_out)
     perplexity = run.metrics[run.held_out]["perplexity"]["value"]
     inputs = np.r_[vocabulary.end_number, stream[:-1]]
-    reference = Reference(Network.of(run.load_model()), inputs, stream, vocabulary.unit)
+    reference = Reference(Network.of(run.load_model()), inputs, stream, Judge.of_tokens(vocabulary.unit))
     return Source(run.config.task, reference, run.tokens("train")[:CALIBRATION], vocabulary, perplexity, describe(run.config))
 
 
@@ -82,16 +88,33 @@ def _of_forecaster(run: Run) -> Source:
 
 
 def _of_music(run: Run) -> Source:
+    return {"roll": _of_rolls, "melody": _of_melodies}[run.config.next_note.music](run)
+
+
+def _of_rolls(run: Run) -> Source:
     network = Network.of(run.load_model(), output=KEY_LOGITS)
-    held_out, train = (
-        np.concatenate([told_before(roll) for roll in load_rolls(run.path / f"{part}_rolls.npz")])
-        for part in (run.held_out, "train")
-    )
+    held_out, train = (load_rolls(run.path / f"{part}_rolls.npz") for part in (run.held_out, "train"))
+    inputs, calibration = (np.concatenate([*map(told_before, rolls)]) for rolls in (held_out, train))
     about = (
         f"Foretells the next frame of a piano roll, {run.config.next_note.frame:g} quarter notes: the sigmoid of the logits "
         f"of 88 keys, from MIDI's 21 on. The first frame is told from zeros. {_made(run.config)}"
     )
-    return Source("next-note", Reference(network, held_out), train[:CALIBRATION], description=about)
+    reference = Reference(network, inputs, np.concatenate(held_out), FRAMES)
+    return Source("next-note", reference, calibration[:CALIBRATION], description=about)
+
+
+def _of_melodies(run: Run) -> Source:
+    durations, form = durations_of(run), MelodyForm(run.config.next_note)
+    parts = ((PITCH_LOGITS, PITCHES), (DURATION_LOGITS, len(durations)))
+    network = Network.of(run.load_model(), output=NOTE_LOGITS, parts=parts)
+    held_out, train = (form.kept(run, part) for part in (run.held_out, "train"))
+    inputs, calibration = (np.concatenate([*map(durations.told, codes)]) for codes in (held_out, train))
+    about = (
+        "Foretells the next note of a melody: which pitch, and how long, by logits that are independent of each other. "
+        f"The first note is told from zeros. {_made(run.config)}"
+    )
+    reference = Reference(network, inputs, np.concatenate(held_out), NOTES)
+    return Source("next-note", reference, calibration[:CALIBRATION], description=about, durations=durations)
 
 
 def _of_translator(run: Run) -> TranslationSource:
@@ -144,7 +167,7 @@ def source_of(
     network = Network.of(model, output)
     given = _random_inputs(network) if inputs is None else np.asarray(inputs)
     inputs, targets = _pairs(network, given, targets)
-    reference = Reference(network, inputs, targets, vocabulary.unit if vocabulary else "word")
+    reference = Reference(network, inputs, targets, Judge.of_tokens(vocabulary.unit if vocabulary else "word"))
     _check_vocabulary(reference, vocabulary)
     return Source(task, reference, inputs[:CALIBRATION], vocabulary)
 

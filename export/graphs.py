@@ -83,7 +83,7 @@ def _of_sequences(network: Network, spec: Spec, drive: Drive, finish: Callable[[
     """The one signature of a network that reads both ways."""
 
     def named(**given: Tensor) -> dict[str, Tensor]:
-        return {spec.output: finish(network.sequences(drive, given[spec.input], given[SEQUENCE_LENGTHS]))}
+        return spec.named(finish(network.sequences(drive, given[spec.input], given[SEQUENCE_LENGTHS])))
 
     return {SEQUENCE: concrete(named, spec.signatures[SEQUENCE])}
 
@@ -113,7 +113,7 @@ def function(body: Body, signature: Signature, spec: Spec) -> Any:
 
 
 def _named(spec: Spec, result: Tensor, states: States) -> dict[str, Tensor]:
-    return {spec.output: result, **{state.output: value for state, value in zip(spec.states, states, strict=True)}}
+    return {**spec.named(result), **{state.output: value for state, value in zip(spec.states, states, strict=True)}}
 
 
 def concrete(function: Callable[..., dict[str, Tensor]], signature: Signature) -> Any:

@@ -55,6 +55,7 @@ def _beside(source: Source, folder: Path) -> dict[str, Any]:
         **({"vocabulary": _vocabulary(vocabulary, folder / "vocabulary.json")} if vocabulary else {}),
         **({"classes": list(source.classes)} if source.classes else {}),
         **({"forecast": source.framing.as_json()} if source.framing else {}),
+        **({"melody": source.durations.as_json()} if source.durations else {}),
     }
 
 

@@ -17,7 +17,7 @@ import keras
 from keras import layers, ops
 
 from export.keras_model import in_float64, layers_of
-from export.spec import categorical
+from export.spec import Parts, categorical
 from export.stages import MERGES, Affine, Both, Drive, Lookup, Pointwise, Recurrent, Scaled, Stage
 from seqapp.cells import States, Tensor
 from seqapp.classifier import Classifier
@@ -54,13 +54,15 @@ class Network:
     last_only: bool = False
     softmax_left_out: bool = False
     of_ends: bool = False
+    parts: Parts = ()
 
     @classmethod
-    def of(cls, model: Any, output: str | None = None) -> Network:
+    def of(cls, model: Any, output: str | None = None, parts: Parts = ()) -> Network:
         """The chain of a model of seqapp's own, a `keras.Sequential` or a functional model whose layers follow one another.
 
         `output` names the result; where the name ends in "logits", a softmax at the end is left out. By default it is `logits`
-        for a model of tokens or one with such a softmax, else `outputs`.
+        for a model of tokens or one with such a softmax, else `outputs`. Its numbers may be several outputs side by side:
+        `parts` are their names and widths.
 
         Raises:
             UsageError: the model is of another kind, or holds a layer that needs more than its own timestep.
@@ -82,7 +84,8 @@ class Network:
         with_softmax = _ends_in_softmax(stages[-1])
         output = output or (LOGITS if with_softmax or features is None else OUTPUTS)
         left_out = with_softmax and categorical(output)
-        return cls(model, tuple(_without_softmax(stages) if left_out else stages), features, output, last_only, left_out)
+        kept = tuple(_without_softmax(stages) if left_out else stages)
+        return cls(model, kept, features, output, last_only, left_out, parts=parts)
 
     @property
     def both_ways(self) -> bool:

@@ -42,9 +42,13 @@ def write_onnx(network: Network, spec: Spec, path: Path, precision: str = "float
     x = graph.add("Transpose", [x], perm=[1, 0, 2])
     for stage in network.tail[:-1]:
         x, width = graph.stage(stage, x, width)
-    graph.last(network.tail[-1:], x, width, "of_last" if spec.last_only else spec.output)
+    whole = "outputs" if spec.parts else spec.output
+    graph.last(network.tail[-1:], x, width, "of_last" if spec.last_only else whole)
     if spec.last_only:
-        graph.nodes.append(helper.make_node("Squeeze", ["of_last", graph.integers(1)], [spec.output]))
+        graph.named("Squeeze", ["of_last", graph.integers(1)], whole)
+    if spec.parts:
+        names, widths = zip(*spec.parts, strict=True)
+        graph.nodes.append(helper.make_node("Split", [whole, graph.integers(*widths)], names, axis=-1))
     save(graph, SEQUENCE, spec.signatures[SEQUENCE], path)
 
 

@@ -85,12 +85,17 @@ def spec_of(bundle: Path, content: dict[str, Any]) -> Spec:
             State(i, s["layer"], s["role"], _initial(bundle, s, index(inputs[s["input"]][-1])))
             for i, s in enumerate(content["states"])
         )
-        (output,) = outputs.keys() - {s["output"] for s in content["states"]}
+        after = {s["output"] for s in content["states"]}
+        parts = tuple((name, index(shape[-1])) for name, shape in outputs.items() if name not in after)
+        if not parts:
+            raise ValueError("it has no output")
+        output = parts[0][0]
         features = index(inputs[FEATURES][-1]) if FEATURES in inputs else None
         both_ways = STEP not in content["signatures"]
         made = [t["shape"] for t in content["signatures"].get(SEQUENCE, {"outputs": []})["outputs"] if t["name"] == output]
         last_only = bool(made) and TIME not in made[0]
-        spec = Spec(index(outputs[output][-1]), states, features, output, both_ways, last_only)
+        size = sum(width for _, width in parts)
+        spec = Spec(size, states, features, output, both_ways, last_only, parts if len(parts) > 1 else ())
         if [(s["input"], s["output"]) for s in content["states"]] != [(state.input, state.output) for state in states]:
             raise ValueError(f"its states should be named {[state.input for state in states]} and so on, in their order")
         if not spec.signatures.keys() & content["signatures"].keys():

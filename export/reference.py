@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from export.spec import Spec
 from export.stages import Recurrent
 from seqapp.classify import SCORED, log_probabilities
 from seqapp.errors import UsageError
-from seqapp.scoring import Metrics, Scores, metrics, score_targets
+from seqapp.scoring import Metrics, Scores, metrics, of_token, score_targets
 from seqapp.sequences import Sequences
 from seqapp.step import Array, KerasStepper, Stepper, log_softmax
 
@@ -28,9 +29,41 @@ ROUNDING_FACTOR = 4
 QUALITY = 20_000  # timesteps that quantized files are judged on
 
 
+@dataclass(frozen=True)
+class Judge:
+    """How outputs (B, T, V) are measured by targets (B, T, ...).
+
+    Attributes:
+        likelihood: outputs and targets -> the log-probability of each target (B, T), and its rank, 0 for the likeliest.
+        metrics: log-probabilities (N,) and ranks (N,) -> figures.
+    """
+
+    likelihood: Callable[[Array, Array], Scores]
+    metrics: Callable[[Array, Array], Metrics]
+
+    @classmethod
+    def of_tokens(cls, unit: str) -> Judge:
+        return cls(of_token, partial(metrics, unit=unit))
+
+    @classmethod
+    def of_timesteps(cls, name: str, likelihood: Callable[[Array, Array], Scores]) -> Judge:
+        """Of timesteps that are called `name` and hold several choices, right where all of them are."""
+
+        def figures(logs: Array, ranks: Array) -> Metrics:
+            return {
+                f"nats_per_{name}": {"value": -float(logs.mean()), "unit": "nats", "count": len(logs)},
+                f"{name}s_right": {"value": float((ranks < 1).mean()), "unit": "fraction", "count": len(logs)},
+            }
+
+        return cls(likelihood, figures)
+
+
+WORDS = Judge.of_tokens("word")
+
+
 class Reference:
-    """A network and what it gives for `inputs`, tokens (N,) or features (N, F) in their order, and `targets` (N,), if any; or
-    for `examples`, whole sequences with the numbers of their classes.
+    """A network and what it gives for `inputs`, tokens (N,) or features (N, F) in their order, and `targets` (N, ...), if any,
+    measured by `judge`; or for `examples`, whole sequences with the numbers of their classes.
 
     Its own distance from the same model in float64 says how far rounding alone carries: the tolerance is 1e-5, or four times
     that distance where the network amplifies rounding more.
@@ -41,11 +74,11 @@ class Reference:
         network: Network,
         inputs: Array,
         targets: Array | None = None,
-        unit: str = "word",
+        judge: Judge = WORDS,
         examples: Sequences | None = None,
     ) -> None:
         self.network, self.spec = network, Spec.of(network)
-        self.inputs, self.targets, self.unit = np.asarray(inputs, self.spec.input_dtype), targets, unit
+        self.inputs, self.targets, self.judge = np.asarray(inputs, self.spec.input_dtype), targets, judge
         self.examples = examples
         # Three rows of the data that differ; short data are repeated.
         rows, count = max(BATCHES), len(inputs)
@@ -90,7 +123,7 @@ class Reference:
 
     def metrics(self, scores: Scores) -> Metrics:
         if self.examples is None:
-            return metrics(*scores, self.unit)
+            return self.judge.metrics(*scores)
         logs, ranks = scores
         return {
             "accuracy": {"value": float((ranks < 1).mean()), "unit": "fraction", "count": len(logs)},
@@ -118,13 +151,14 @@ class Reference:
             return self._score_examples(model, count)
         if self.targets is None:
             raise ValueError("there are no targets to score")
-        logs, ranks = score_targets(model, self.inputs[None, :count], self.targets[None, :count])
+        given, wanted = self.inputs[None, :count], self.targets[None, :count]
+        logs, ranks = score_targets(model, given, wanted, self.judge.likelihood)
         return logs[0], ranks[0]
 
     def values(self, outputs: Array) -> Array:
         """What is compared: log-probabilities of logits, anything else as it is."""
         outputs = outputs.astype(np.float64)
-        return log_softmax(outputs) if self.spec.categorical else outputs
+        return np.concatenate([*map(log_softmax, self.spec.cut(outputs))], -1) if self.spec.categorical else outputs
 
     def whole(self, model: Stepper, inputs: Array, chunks: Sequence[int]) -> tuple[Array, list[Array]]:
         """Values (B, T, V) and last states, from the initial states, chunk by chunk."""

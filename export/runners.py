@@ -70,7 +70,7 @@ class Runner:
     ) -> tuple[Array, list[Array]]:
         feed = {state.input: np.asarray(value) for state, value in zip(self.spec.states, states, strict=True)}
         result = self.functions[signature]({self.spec.input: np.asarray(tokens, self.spec.input_dtype), **feed, **(more or {})})
-        return result[self.spec.output], [result[state.output] for state in self.spec.states]
+        return self.spec.joined(result), [result[state.output] for state in self.spec.states]
 
 
 class TransducerRunner:
@@ -175,7 +175,7 @@ def open_onnx(path: Path, spec: Spec, threads: int = 1) -> Runner:
     def step(feed: Feed) -> Feed:
         lengths = {SEQUENCE_LENGTHS: np.ones(len(feed[spec.input]), np.int32)} if spec.takes_lengths else {}
         result = functions[SEQUENCE]({**feed, **lengths, spec.input: feed[spec.input][:, None]})
-        return result if spec.last_only else {**result, spec.output: result[spec.output][:, 0]}
+        return result if spec.last_only else {**result, **{name: result[name][:, 0] for name, _ in spec.outputs}}
 
     return Runner(spec, {STEP: step, **functions})
 

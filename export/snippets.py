@@ -14,28 +14,37 @@ from export.spec import STEP
 
 @dataclass(frozen=True)
 class Step:
-    """What the snippets need to know of a `step`: the input's name and width (None for tokens), states and the output."""
+    """What the snippets need to know of a `step`: the input's name and width (None for tokens), states and the outputs."""
 
     input: str
     features: int | None
     states: tuple[tuple[str, str, int], ...]
-    output: str
-    width: int
+    outputs: tuple[tuple[str, int], ...]
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> Step:
         sides = {side: {t["name"]: t["shape"] for t in content["signatures"][STEP][side]} for side in ("inputs", "outputs")}
         states = tuple((s["input"], s["output"], int(sides["inputs"][s["input"]][-1])) for s in content["states"])
         (name,) = sides["inputs"].keys() - {state[0] for state in states}
-        (output,) = sides["outputs"].keys() - {state[1] for state in states}
-        shape = sides["inputs"][name]
-        return cls(name, int(shape[-1]) if len(shape) > 1 else None, states, output, int(sides["outputs"][output][-1]))
+        after, shape = {state[1] for state in states}, sides["inputs"][name]
+        outputs = tuple((output, int(shape[-1])) for output, shape in sides["outputs"].items() if output not in after)
+        return cls(name, int(shape[-1]) if len(shape) > 1 else None, states, outputs)
 
     def each(self, line: str, separator: str = "\n") -> str:
         """A line for each state, with its NUMBER, its names IN and OUT, and its SIZE."""
         return separator.join(
             line.replace("NUMBER", str(i)).replace("IN", before).replace("OUT", after).replace("SIZE", str(size))
             for i, (before, after, size) in enumerate(self.states)
+        )
+
+    def result(self, line: str, separator: str = "\n") -> str:
+        """A line for each output, with its NAME and WIDTH, and what it is called in the code, VARIABLE and CONSTANT."""
+        return separator.join(
+            line.replace("VARIABLE", variable(name) if len(self.outputs) > 1 else "result")
+            .replace("CONSTANT", camel(name))
+            .replace("NAME", name)
+            .replace("WIDTH", str(width))
+            for name, width in self.outputs
         )
 
 
@@ -68,7 +77,7 @@ states = {{{step.each('"IN": np.zeros((1, SIZE), np.float32)', ", ")}}}
 for token in {_example(step, "[0, 1, 2]", f"np.zeros((3, {step.features}))")}:
     result = step({step.input}={inputs}, **states)
     states = {{{step.each('"IN": result["OUT"]', ", ")}}}
-print(result["{step.output}"][0])"""
+{step.result('print(result["NAME"][0])')}"""
 
 
 def _kotlin(step: Step) -> str:
@@ -78,11 +87,11 @@ def _kotlin(step: Step) -> str:
 
 Interpreter(File("model.tflite")).use {{ interpreter ->
 {values}
-    val result = Array(1) {{ FloatArray({step.width}) }}
+{step.result("    val VARIABLE = Array(1) { FloatArray(WIDTH) }")}
     for (token in {"tokens" if step.features is None else "rows"}) {{
         interpreter.runSignature(
             mapOf<String, Any>("{step.input}" to {inputs}, {step.each('"IN" to stateNUMBER', ", ")}),
-            mapOf<String, Any>("{step.output}" to result, {step.each('"OUT" to stateNUMBER', ", ")}),
+            mapOf<String, Any>({step.result('"NAME" to VARIABLE', ", ")}, {step.each('"OUT" to stateNUMBER', ", ")}),
             "step",
         )
     }}
@@ -91,6 +100,7 @@ Interpreter(File("model.tflite")).use {{ interpreter ->
 
 def _swift(step: Step) -> str:
     inputs = "withUnsafeBytes(of: token) { Data($0) }" if step.features is None else "token.withUnsafeBytes { Data($0) }"
+    floats = "{ Array($0.bindMemory(to: Float32.self)) }"
     each = "tokens {  // [Int32]" if step.features is None else "rows {  // [[Float32]]"
     return f"""import TensorFlowLite
 
@@ -100,7 +110,7 @@ for token in {each}
     try step.invoke(with: ["{step.input}": {inputs}, {step.each('"IN": stateNUMBER', ", ")}])
 {step.each('    stateNUMBER = try step.output(named: "OUT").data')}
 }}
-let result = try step.output(named: "{step.output}").data.withUnsafeBytes {{ Array($0.bindMemory(to: Float32.self)) }}"""
+{step.result(f'let VARIABLE = try step.output(named: "NAME").data.withUnsafeBytes {floats}')}"""
 
 
 def _cpp(step: Step) -> str:
@@ -126,7 +136,7 @@ for (auto token : {"tokens" if step.features is None else "rows"}) {{
   step->Invoke();
   {step.each(back, chr(10) + "  ")}
 }}
-const float* result = step->output_tensor("{step.output}")->data.f;  // {step.width} numbers"""
+{step.result('const float* VARIABLE = step->output_tensor("NAME")->data.f;  // WIDTH numbers')}"""
 
 
 def _firmware(step: Step) -> str:
@@ -164,12 +174,18 @@ for (auto token : {"tokens" if step.features is None else "rows"}) {{
   step.Invoke();
   {after}
 }}
-const float* result = step.typed_output_tensor<float>(kOutput{camel(step.output)});  // {step.width} numbers"""
+{step.result("const float* VARIABLE = step.typed_output_tensor<float>(kOutputCONSTANT);  // WIDTH numbers")}"""
 
 
 def camel(name: str) -> str:
     """A tensor's name as part of a constant in C++: `state_0_in` is State0In."""
     return "".join(part.capitalize() for part in re.findall("[A-Za-z0-9]+", name))
+
+
+def variable(name: str) -> str:
+    """A tensor's name as a variable: pitch_logits is pitchLogits."""
+    whole = camel(name)
+    return whole[:1].lower() + whole[1:]
 
 
 def _javascript(step: Step) -> str:
@@ -186,7 +202,7 @@ for (const token of {_example(step, "[0, 1, 2]", f"[new Float32Array({step.featu
   result = await session.run({{ {inputs}, ...states }});
   states = {{ {step.each("IN: result.OUT", ", ")} }};
 }}
-console.log(result.{step.output}.data);"""
+{step.result("console.log(result.NAME.data);")}"""
 
 
 def _example(step: Step, tokens: str, rows: str) -> str:

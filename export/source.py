@@ -15,6 +15,7 @@ from export.saved_model import write_saved_model
 from export.spec import STEP
 from export.trainable import write_trainable
 from seqapp.framing import Framing
+from seqapp.melody import Durations
 from seqapp.step import Array
 from seqapp.vocabulary import Vocabulary
 
@@ -25,7 +26,7 @@ class Source:
 
     `calibration` are inputs, in their order, that int8 learns its ranges from; `perplexity` is what is known of the model on
     all inputs of the reference; `classes` are what its outputs mean, of a classifier; `framing` how series become its inputs,
-    of a forecaster.
+    of a forecaster; `durations` which a melody's notes may have.
     """
 
     task: str
@@ -36,6 +37,7 @@ class Source:
     description: str = ""
     classes: tuple[str, ...] = ()
     framing: Framing | None = None
+    durations: Durations | None = None
 
     @cached_property
     def tflite(self) -> bytes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ MEMORY, ATTENTION = "memory", "attention"
 
 
 KEY_LOGITS = "key_logits"
+PITCH_LOGITS, DURATION_LOGITS = "pitch_logits", "duration_logits"
+Parts = tuple[tuple[str, int], ...]
 
 
 def categorical(output: str) -> bool:
@@ -76,7 +79,8 @@ class Spec:
     """A model of tokens, or of `features` numbers a timestep, to `output_size` numbers, with its states outside.
 
     One that reads `both_ways` has no states: it takes whole sequences with their lengths. With `last_only`, `sequence` gives
-    one output for each sequence, at its end, and takes their lengths too: the states after it are those at the ends.
+    one output for each sequence, at its end, and takes their lengths too: the states after it are those at the ends. With
+    `parts`, names and widths, its files cut the numbers into outputs of their own.
     """
 
     output_size: int
@@ -85,18 +89,38 @@ class Spec:
     output: str = "logits"
     both_ways: bool = False
     last_only: bool = False
+    parts: Parts = ()
 
     @classmethod
     def of(cls, network: Any) -> Spec:
         """The spec of an `export.network.Network`."""
         both_ways, last_only = network.both_ways, network.of_sequences
         states = states_of(network.recurrent)
-        return cls(network.output_size, states, network.features, network.output, both_ways, last_only)
+        return cls(network.output_size, states, network.features, network.output, both_ways, last_only, network.parts)
 
     @property
     def categorical(self) -> bool:
-        """Whether the output are logits of one choice among many: their log-probabilities are then what counts."""
-        return categorical(self.output)
+        """Whether each output are logits of one choice among many: their log-probabilities are then what counts."""
+        return all(categorical(name) for name, _ in self.outputs)
+
+    @property
+    def outputs(self) -> Parts:
+        """Names and widths of what a file gives beside the states."""
+        return self.parts or ((self.output, self.output_size),)
+
+    def cut(self, outputs: Any) -> list[Any]:
+        """The numbers (..., V) of a model, those of each output apart."""
+        ends = list(accumulate(width for _, width in self.outputs))
+        return [outputs] if not self.parts else [outputs[..., a:b] for a, b in zip([0, *ends], ends, strict=False)]
+
+    def named(self, outputs: Any) -> dict[str, Any]:
+        """The numbers (..., V) of a model, as its files name them."""
+        return dict(zip((name for name, _ in self.outputs), self.cut(outputs), strict=True))
+
+    def joined(self, result: Mapping[str, Any]) -> Any:
+        """What `named` was made of."""
+        found = [result[name] for name, _ in self.outputs]
+        return np.concatenate(found, axis=-1) if self.parts else found[0]
 
     @property
     def takes_lengths(self) -> bool:
@@ -136,7 +160,7 @@ class Spec:
                 *(TensorSpec(state.input, "float32", (BATCH, state.size)) for state in self.states),
             ),
             outputs=(
-                TensorSpec(self.output, "float32", (*outer, self.output_size)),
+                *(TensorSpec(name, "float32", (*outer, width)) for name, width in self.outputs),
                 *(TensorSpec(state.output, "float32", (BATCH, state.size)) for state in self.states),
             ),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +80,16 @@ def durations_of(run: Run) -> Durations:
 
 def report_of(model: Any, parts: dict[str, list[Array]], part: str, durations: Durations, known: Any = None) -> MelodyReport:
     """The figures of `part` and of the validation part, beside the baselines on `part`, if not `known`."""
-    made = {name: foretold(model, parts[name], durations) for name in dict.fromkeys(("validation", part))}
+    run = compiled(model)
+    made = {name: foretold(run, parts[name], durations) for name in dict.fromkeys(("validation", part))}
     found = {name: figures_of(logits, parts[name]) for name, logits in made.items()}
     beside = baselines(parts, part, len(durations)) if known is None else known
     return MelodyReport(part, found, beside, (parts[part][0], made[part][0]), durations)
 
 
-def foretold(model: Any, melodies: list[Array], durations: Durations) -> list[Array]:
+def foretold(model: Callable[[Array], Array], melodies: list[Array], durations: Durations) -> list[Array]:
     """The logits (T, P + D) of all notes of each melody, its end included, each from those before it."""
-    return outputs_of(compiled(model), [durations.told(codes) for codes in melodies])
+    return outputs_of(model, [durations.told(codes) for codes in melodies])
 
 
 def _prediction(name: str, logits: Array, durations: Durations) -> Prediction:

@@ -13,7 +13,7 @@ from seqapp.ngram import KneserNey, tuned
 from seqapp.pieces import draw
 from seqapp.report import Report
 from seqapp.run import replacing
-from seqapp.scoring import Metrics
+from seqapp.scoring import Metrics, Scores
 from seqapp.step import Array, log_softmax
 
 SHOWN = 64  # notes in the picture
@@ -21,10 +21,22 @@ ORDER = 3
 
 
 def log_likelihoods(logits: Array, codes: Array) -> Array:
-    """Of the pitch and of the duration of each note (T, 2), in nats, from logits (T, P + D); an end has no duration to tell."""
+    """Of pitch and duration of each note (..., 2), in nats, by logits (..., P + D); an end has no duration to tell."""
     pitch, duration = (log_softmax(part.astype(np.float64)) for part in np.split(logits, [PITCHES], -1))
-    told = np.c_[np.take_along_axis(pitch, codes[:, :1], -1), np.take_along_axis(duration, np.maximum(codes[:, 1:], 0), -1)]
-    return np.where(codes < 0, 0.0, told)
+    of_pitch = np.take_along_axis(pitch, codes[..., :1], -1)
+    of_duration = np.take_along_axis(duration, np.maximum(codes[..., 1:], 0), -1)
+    return np.where(codes < 0, 0.0, np.concatenate([of_pitch, of_duration], -1))
+
+
+def likeliest(logits: Array) -> Array:
+    """The codes (..., 2) of the likeliest pitch and duration."""
+    return np.stack([part.argmax(-1) for part in np.split(logits, [PITCHES], -1)], -1)
+
+
+def of_note(logits: Array, codes: Array) -> Scores:
+    """Log-likelihood (B, T) of notes, codes (B, T, 2), and 0 where pitch and duration are the likeliest, else 1."""
+    wrong = (likeliest(logits) != codes) & (codes >= 0)
+    return log_likelihoods(logits, codes).sum(-1), wrong.any(-1).astype(np.int64)
 
 
 def figures(logs: Array, right: Array, codes: Array) -> Metrics:
@@ -46,8 +58,7 @@ def figures(logs: Array, right: Array, codes: Array) -> Metrics:
 def figures_of(logits: Sequence[Array], melodies: Sequence[Array]) -> Metrics:
     """Of logits (T, P + D) for all notes of each melody, codes (T, 2)."""
     flat, codes = np.concatenate(logits), np.concatenate(melodies)
-    told = np.c_[flat[:, :PITCHES].argmax(-1), flat[:, PITCHES:].argmax(-1)]
-    return figures(log_likelihoods(flat, codes), told == codes, codes)
+    return figures(log_likelihoods(flat, codes), likeliest(flat) == codes, codes)
 
 
 def baselines(parts: dict[str, list[Array]], part: str, durations: int) -> dict[str, Metrics]:

@@ -16,7 +16,6 @@ from seqapp.melody import PITCHES, Durations
 from seqapp.melody_report import MelodyReport, figures_of
 from seqapp.music_study import MusicStudy, divided
 from seqapp.run import Run
-from seqapp.sequences import outputs_of
 from seqapp.step import Array
 
 
@@ -50,7 +49,7 @@ class MelodyStudy(MusicStudy):
         return self.durations.told(pieces)
 
     def foretold(self, pieces: list[Array]) -> list[Array]:
-        return outputs_of(self.compiled, [self.durations.told(codes) for codes in pieces])
+        return melody_form.foretold(self.compiled, pieces, self.durations)
 
     def nats(self, logits: list[Array], pieces: list[Array]) -> float:
         return float(figures_of(logits, pieces)["nats_per_note"]["value"])

@@ -87,7 +87,8 @@ def foretold(model: Callable[[Array], Array], rolls: Sequence[Array]) -> list[Ar
 
 def report_of(model: Any, rolls: dict[str, list[Array]], part: str, frame: float, known: Any = None) -> RollReport:
     """The figures of `part` and of the validation part, beside the baselines on `part`, if not `known`."""
-    made = {name: foretold(compiled(model), rolls[name]) for name in dict.fromkeys(("validation", part))}
+    run = compiled(model)
+    made = {name: foretold(run, rolls[name]) for name in dict.fromkeys(("validation", part))}
     found = {name: figures(logits, rolls[name]) for name, logits in made.items()}
     shown = rolls[part][0], made[part][0]
     return RollReport(part, found, baselines(rolls["train"], rolls[part]) if known is None else known, shown, frame)

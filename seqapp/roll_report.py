@@ -12,7 +12,7 @@ import numpy as np
 from seqapp.pieces import Array, draw, told_before
 from seqapp.report import Report
 from seqapp.run import replacing
-from seqapp.scoring import Metrics
+from seqapp.scoring import Metrics, Scores
 
 SHOWN = 96  # frames in the picture
 
@@ -20,6 +20,12 @@ SHOWN = 96  # frames in the picture
 def log_likelihood(logits: Array, roll: Array) -> Array:
     """Of each frame (T,), in nats: keys (T, 88) that sound independently of one another, given what came before."""
     return -(np.logaddexp(0, logits) - roll * logits).sum(-1)
+
+
+def of_frame(logits: Array, rolls: Array) -> Scores:
+    """Log-likelihood (B, T) of frames (B, T, 88), and 0 where each key is likelier to do as it does than not, else 1."""
+    logits = logits.astype(np.float64)
+    return log_likelihood(logits, rolls), ((logits > 0) != (rolls > 0)).any(-1).astype(np.int64)
 
 
 def figures(logits: Sequence[Array], rolls: Sequence[Array]) -> Metrics:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,20 +37,26 @@ def score_all(model: Stepper, streams: Sequence[Tokens], end: int) -> list[Score
     return [(logs[i, : len(stream)], ranks[i, : len(stream)]) for i, stream in enumerate(streams)]
 
 
-def score_targets(model: Stepper, inputs: Array, targets: Tokens) -> Scores:
-    """Log-probability and rank (B, T) of each target (B, T) after the inputs (B, T) or (B, T, F) so far."""
-    logs, ranks = np.empty(targets.shape), np.empty(targets.shape, np.int64)
+def of_token(logits: Array, targets: Tokens) -> Scores:
+    """Log-probability and rank (B, T) of targets (B, T) by logits (B, T, V)."""
+    own = np.take_along_axis(logits, targets[..., None], axis=-1)
+    top = logits.max(axis=-1, keepdims=True)
+    # The rest of log_softmax's work over all logits would be thrown away.
+    logs = own - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
+    # "not <=" ranks a logit that is not a number higher.
+    return logs[..., 0], (~(logits <= own)).sum(axis=-1)
+
+
+def score_targets(
+    model: Stepper, inputs: Array, targets: Array, likelihood: Callable[[Array, Array], Scores] = of_token
+) -> Scores:
+    """Log-probability and rank (B, T) of each target (B, T, ...) after the inputs (B, T) or (B, T, F) so far."""
+    logs, ranks = np.empty(targets.shape[:2]), np.empty(targets.shape[:2], np.int64)
     states, size = model.initial_states(len(targets)), max(1, CHUNK // len(targets))
     for first in range(0, targets.shape[1], size):
         part = slice(first, first + size)
-        wanted = targets[:, part, None]
-        logits, states = model.sequence(inputs[:, part], states)
-        own = np.take_along_axis(logits, wanted, axis=-1)
-        # "not <=" ranks a logit that is not a number higher.
-        ranks[:, part] = (~(logits <= own)).sum(axis=-1)
-        top = logits.max(axis=-1, keepdims=True)
-        # The rest of log_softmax's work over all logits would be thrown away.
-        logs[:, part] = (own - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True)))[..., 0]
+        outputs, states = model.sequence(inputs[:, part], states)
+        logs[:, part], ranks[:, part] = likelihood(outputs, targets[:, part])
     return logs, ranks
 
 

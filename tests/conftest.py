@@ -169,6 +169,40 @@ def composed(tmp_path_factory: pytest.TempPathFactory, music_folder: Path) -> Ca
     return once(tmp_path_factory, "--task", "next-note", "--data", str(music_folder), *small, *parts)
 
 
+def verse(seed: int, notes: int = 36) -> np.ndarray:
+    """Notes (N, 2) of a pitch and ticks with a grammar: a scale up and down, in one rhythm, with a rest after eight of them."""
+    from seqapp.melody import GRID, REST
+
+    rng, rhythm = np.random.default_rng(seed), (2, 1, 1, 1, 1, 2, 2, 4)
+    scale, place, found = [39, 41, 43, 44, 46, 48, 50, 51], int(rng.integers(0, 8)), []
+    for i in range(notes):
+        place = abs(place + (1 if (i // 8 + seed) % 2 else -1)) if place < 7 else 6
+        found.append((scale[place], rhythm[i % 8] * GRID // 2))
+        if i % 8 == 7:
+            found.append((REST, GRID))
+    return np.array(found[:-1] if found[-1][0] == REST else found, np.int32)
+
+
+@pytest.fixture(scope="session")
+def melody_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty melodies as MIDI, in 6/8 and at 100 quarter notes a minute."""
+    from seqapp.melody import Melody
+    from seqapp.scores import write_midi
+
+    folder = tmp_path_factory.mktemp("melodies")
+    for i in range(40):
+        write_midi(Melody(str(i), verse(i, 28 + i % 9), 100.0, "6/8").score, folder / f"{i}.mid")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sung(tmp_path_factory: pytest.TempPathFactory, melody_folder: Path) -> Callable[..., Run]:
+    """Trains a run of melodies with the given flags, once for the same flags."""
+    small = ["--units", "32", "--epochs", "25", "--batch-size", "2", "--learning-rate", "0.02", "--dropout", "0"]
+    parts = ["--validation-fraction", "0.2", "--test-fraction", "0.2", "--transpose", "0", "--recurrent-dropout", "0"]
+    return once(tmp_path_factory, "--task", "next-note", "--music", "melody", "--data", str(melody_folder), *small, *parts)
+
+
 def spelled_pairs(count: int, seed: int = 0) -> list[tuple[str, str]]:
     """Words of a small alphabet with how they sound, each once: a letter may be silent, long, or lean on the one before."""
     rng, sounds = random.Random(seed), {"c": "k", "q": "k", "u": "y", "e": "ɛ"}

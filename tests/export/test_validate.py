@@ -24,7 +24,7 @@ from export.artifact import APP, ARTIFACTS, of_sequences
 from export.graphs import function, plain_functions
 from export.network import Network
 from export.onnx_graph import write_onnx
-from export.reference import Reference
+from export.reference import Judge, Reference
 from export.saved_model import save, write_saved_model
 from export.spec import PREFILL, Spec
 from export.stages import Recurrent
@@ -85,7 +85,7 @@ class Subject:
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Subject]:
     @cache
     def of(cell: str) -> Subject:
-        reference = Reference(network_of(*MODELS[cell]), STREAM[:-1], STREAM[1:], "character")
+        reference = Reference(network_of(*MODELS[cell]), STREAM[:-1], STREAM[1:], Judge.of_tokens("character"))
         scores = reference.score(reference.keras, len(STREAM))
         perplexity = metrics(*scores, "character")["perplexity"]["value"]
         return Subject(MODELS[cell], reference, perplexity, tmp_path_factory.mktemp(cell))
@@ -268,7 +268,7 @@ def test_a_memory_that_is_clipped_at_10(tmp_path: Path) -> None:
         cell.bias.assign(cell.bias + np.repeat([1, 6, 0.5, 0], UNITS))  # it forgets slowly, and grows
         networks.append(Network.of(model))
     exact, clipped = networks
-    reference = Reference(exact, STREAM[:-1], STREAM[1:], "character")
+    reference = Reference(exact, STREAM[:-1], STREAM[1:], Judge.of_tokens("character"))
     assert np.abs(reference.expected[1][1]).max() > 20
     (artifact,) = [artifact for artifact in ARTIFACTS if artifact.path == "model.onnx"]
     for network, failures in ((exact, []), (clipped, OF_THE_NUMBERS[:4])):
