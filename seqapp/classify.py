@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqapp import labelled
-from seqapp.config import ClassifyConfig, Config, DataConfig, ModelConfig, TrainingConfig
+from seqapp.config import NOTHING, ClassifyConfig, Config, DataConfig, ModelConfig, TrainingConfig
 from seqapp.errors import UsageError, need
 from seqapp.generate import Wish, nothing_to_generate
 from seqapp.labelled import Example
@@ -35,7 +35,7 @@ LIKELY = 5  # classes that a prediction tells the probabilities of
 class Classify:
     """One label for each sequence, or for each timestep where the data have that."""
 
-    def defaults(self, own_data: bool) -> Config:
+    def defaults(self, own_data: bool, chosen: Mapping[str, Any] = NOTHING) -> Config:
         """For some thousands of texts or series; the default data are sentences in 28 languages, read by characters."""
         config = Config(
             task="classify",

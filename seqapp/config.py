@@ -7,13 +7,14 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from seqapp.errors import UsageError
 
+NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 CELL_NAMES = ("plain", "lstm", "gru", "cifg")
 TASKS = ("next-word", "next-character", "next-note", "classify", "forecast", "translate")
 
@@ -197,11 +198,11 @@ class Config:
         return self
 
 
-def defaults(task: str, own_data: bool) -> Config:
-    """The settings of a task, for data that people bring or for its default data."""
+def defaults(task: str, own_data: bool, chosen: Mapping[str, Any] = NOTHING) -> Config:
+    """The settings of a task, for data that people bring or for its default data, beside what is chosen of its own group."""
     from seqapp.tasks import TASKS as KNOWN  # which is made of what is here
 
-    return KNOWN[task].defaults(own_data)
+    return KNOWN[task].defaults(own_data, chosen)
 
 
 def _require(condition: bool, name: str, expected: str, received: object) -> None:
@@ -249,12 +250,14 @@ def build(flags: dict[str, Any], base: dict[str, Any] | None = None) -> Config:
     base = base or {}
     task = flags.get("task", base.get("task", Config.task))
     _require(task in TASKS, "task", f"one of {', '.join(TASKS)}", task)
-    config = _override(defaults(task, own_data=True), base)
+    given = {name: {item.name: flags[item.name] for item in fields(group) if item.name in flags} for name, group in _groups()}
+    kept, group = base.get(task.replace("-", "_"), {}), given.get(task.replace("-", "_"), {})
+    chosen = {**(kept if isinstance(kept, dict) else {}), **group}
+    config = _override(defaults(task, True, chosen), base)
     if flags.get("data", config.data.data) is None:
-        config = _override(defaults(task, own_data=False), base)
-    for name, group in _groups():
-        given = {item.name: flags[item.name] for item in fields(group) if item.name in flags}
-        config = replace(config, **{name: replace(getattr(config, name), **given)})
+        config = _override(defaults(task, False, chosen), base)
+    for name, values in given.items():
+        config = replace(config, **{name: replace(getattr(config, name), **values)})
     return replace(config, task=task).check()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from seqapp import series as tables
-from seqapp.config import Config, DataConfig, ForecastConfig, ModelConfig, TrainingConfig
+from seqapp.config import NOTHING, Config, DataConfig, ForecastConfig, ModelConfig, TrainingConfig
 from seqapp.errors import UsageError, need
 from seqapp.framing import LEVELS, MEDIAN, Array, Framing
 from seqapp.generate import Wish, nothing_to_generate
@@ -31,7 +31,7 @@ TOGETHER = 32  # series at once
 class Forecast:
     """The next values of each of many series, from one model."""
 
-    def defaults(self, own_data: bool) -> Config:
+    def defaults(self, own_data: bool, chosen: Mapping[str, Any] = NOTHING) -> Config:
         """For some hundreds of series; the default data are one series of days, with the rest of the weather beside it."""
         config = Config(
             task="forecast",

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ import numpy as np
 from seqapp.arrays import read_npz
 from seqapp.errors import UsageError, need
 from seqapp.run import write_json
-from seqapp.scores import KEYS, LOWEST, MIDI, NOTATION, Score, Sound, key_name, read_all, scores_of
+from seqapp.scores import KEYS, LOWEST, MIDI, NOTATION, Score, Sound, each, key_name, read_all, scores_of
 from seqapp.step import Array
 
 SUFFIXES = (*MIDI, *NOTATION)
@@ -94,14 +95,23 @@ def read(path: Path, part: str | None = None) -> dict[str, list[Melody]]:
     Raises:
         UsageError: something cannot be read, or is no melody: which file or tune.
     """
-    return read_all(path, SUFFIXES, lambda file: {"all": [Melody.of(score) for score in scores_of(file, part)]})
+    return read_all(path, SUFFIXES, partial(read_file, part=part))
+
+
+def read_file(path: Path, part: str | None = None) -> dict[str, list[Melody]]:
+    """The melodies of one file, under the name "all".
+
+    Raises:
+        UsageError: as `read` does.
+    """
+    return {"all": [Melody.of(score) for score in scores_of(path, part)]}
 
 
 def tunes() -> list[Melody]:
     """The default melodies: fiddle tunes that William Ryan collected in 1883, as the corpus of the package music21 has them."""
     corpus = need("music21.corpus", "music")
     files = sorted(Path(path) for path in corpus.getComposer("ryansMammoth"))
-    return [Melody.of(score) for file in files for score in scores_of(file)]
+    return [tune for found in each(read_file, files) for tune in found["all"]]
 
 
 def pitch_name(pitch: int) -> str:

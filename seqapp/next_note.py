@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from seqapp.config import Config, DataConfig, ModelConfig, NextNoteConfig, TrainingConfig
+from seqapp.config import NOTHING, Config, DataConfig, ModelConfig, NextNoteConfig, TrainingConfig
 from seqapp.errors import UsageError, need
 from seqapp.generate import Wish
 from seqapp.melody_form import MelodyForm
@@ -69,14 +70,21 @@ FORMS: dict[str, Callable[[NextNoteConfig], Form]] = {"roll": RollForm, "melody"
 class NextNote:
     """Music, of the form that the setting `music` names."""
 
-    def defaults(self, own_data: bool) -> Config:
-        """For some hundreds of pieces, which the default data, Bach's chorales, are too."""
-        return Config(
+    def defaults(self, own_data: bool, chosen: Mapping[str, Any] = NOTHING) -> Config:
+        """For some hundreds of pieces, which the default data, Bach's chorales, are too.
+
+        The default melodies are more and longer, and in the few keys that lie well on a fiddle.
+        """
+        config = Config(
             task="next-note",
             data=DataConfig(validation_fraction=0.1, test_fraction=0.1),
             model=ModelConfig(units=256, dropout=0.2, recurrent_dropout=0.1),
             training=TrainingConfig(epochs=40, patience=8, batch_size=16, bptt=128, learning_rate=4e-3),
         )
+        if own_data or chosen.get("music") != "melody":
+            return config
+        training = replace(config.training, epochs=10, bptt=64)
+        return replace(config, training=training, next_note=NextNoteConfig(music="melody", transpose=0))
 
     def check_data(self, config: Config) -> None:
         for package in ("music21", "mido", "scipy"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from seqapp.config import Config, DataConfig, ModelConfig, TrainingConfig
+from seqapp.config import NOTHING, Config, DataConfig, ModelConfig, TrainingConfig
 from seqapp.corpus import read_files
 from seqapp.decoding import beam, sample
 from seqapp.errors import UsageError
@@ -34,7 +34,7 @@ class NextToken:
     def __init__(self, unit: str) -> None:
         self.unit = unit
 
-    def defaults(self, own_data: bool) -> Config:
+    def defaults(self, own_data: bool, chosen: Mapping[str, Any] = NOTHING) -> Config:
         """The field defaults suit words of texts that people bring, from some 50,000 words up.
 
         The conversations are 2.7 million words: they need no dropout, fewer passes and a larger `min_count`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from seqapp.arrays import read_npz
 from seqapp.errors import UsageError, need
-from seqapp.scores import KEYS, LOWEST, MIDI, NOTATION, PARTS, Score, key_name, read_all, scores_of
+from seqapp.scores import KEYS, LOWEST, MIDI, NOTATION, PARTS, Score, each, key_name, read_all, scores_of
 
 Array = NDArray[Any]
 SUFFIXES = (*MIDI, *NOTATION, ".mat", ".npz")
@@ -47,7 +48,7 @@ def read(path: Path, frame: float, part: str | None = None) -> dict[str, list[Pi
     Raises:
         UsageError: something cannot be read, or holds no note: which file or piece.
     """
-    return read_all(path, SUFFIXES, lambda file: read_file(file, frame, part))
+    return read_all(path, SUFFIXES, partial(read_file, frame=frame, part=part))
 
 
 def read_file(path: Path, frame: float, part: str | None = None) -> dict[str, list[Piece]]:
@@ -121,7 +122,7 @@ def chorales(frame: float) -> list[Piece]:
     """The default music: Bach's chorales in four parts, as the corpus of the package music21 (BSD) has them."""
     corpus = need("music21.corpus", "music")
     files = [Path(path) for path in corpus.getComposer("bach") if Path(path).suffix == ".mxl"]
-    return [piece for file in files for piece in read_file(file, frame)["all"]]
+    return [piece for found in each(partial(read_file, frame=frame), files) for piece in found["all"]]
 
 
 def transposed(roll: Array, steps: int) -> Array:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+from tqdm import tqdm
 
 from seqapp.arrays import DAMAGE
 from seqapp.errors import UsageError, need
@@ -17,6 +21,7 @@ MIDI, NOTATION = (".mid", ".midi"), (".musicxml", ".mxl", ".xml", ".abc")
 TICKS = 480  # in a quarter note, of a MIDI file
 SLOWEST = 2**24 - 1  # microseconds in a quarter note that a MIDI file can say
 DRUMS = 9  # the channel whose notes are no pitches
+MUCH = 40  # files that are worth some processes, which take a second to start
 LONGEST = 1_000_000  # quarter notes, days of music: a damaged file may say more
 PARTS = {"train": "train", "valid": "validation", "validation": "validation", "test": "test"}
 NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
@@ -29,6 +34,7 @@ class Notes(Protocol):
 
 
 T = TypeVar("T")
+R = TypeVar("R")
 P = TypeVar("P", bound=Notes)
 Sound = tuple[float, float, int]  # from, to, in quarter notes, and the MIDI number
 
@@ -77,9 +83,9 @@ def read_all(path: Path, suffixes: Collection[str], read_file: Callable[[Path], 
     else:
         files = [path]
     found: dict[str, list[T]] = {}
-    for file in files:
+    for file, content in zip(files, each(read_file, files), strict=True):
         inside = file.relative_to(path).parts[0] if path.is_dir() else ""
-        for name, pieces in read_file(file).items():
+        for name, pieces in content.items():
             found.setdefault(PARTS.get(inside, name), []).extend(pieces)
     if not any(found.values()):
         raise UsageError(f"{path} holds no piece: give at least one.")
@@ -88,6 +94,20 @@ def read_all(path: Path, suffixes: Collection[str], read_file: Callable[[Path], 
             f"{path} is divided into {', '.join(sorted(set(found) - {'all'}))} in part: divide all of it, or nothing."
         )
     return found
+
+
+def each(read_file: Callable[[Path], R], files: Sequence[Path]) -> list[R]:
+    """What is read of each file; much notation, which takes its time, by all cores at once.
+
+    Raises:
+        UsageError: as `read_file` does.
+    """
+    if sum(file.suffix.lower() in NOTATION for file in files) < MUCH:
+        return [read_file(file) for file in files]
+    # A process that has loaded TensorFlow must not be forked.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        found = pool.map(read_file, files, chunksize=8)
+        return list(tqdm(found, "reading music", len(files), unit=" files", leave=False))
 
 
 def scores_of(path: Path, part: str | None = None) -> list[Score]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from seqapp.classify import Classify
-from seqapp.config import Config
+from seqapp.config import NOTHING, Config
 from seqapp.forecast import Forecast
 from seqapp.generate import Wish
 from seqapp.next_note import NextNote
@@ -21,8 +21,8 @@ from seqapp.translate import Translate
 class Task(Protocol):
     """A kind of sequence and what is asked of it. Nothing here loads TensorFlow but where it says so."""
 
-    def defaults(self, own_data: bool) -> Config:
-        """The settings that suit data that people bring, or the default data."""
+    def defaults(self, own_data: bool, chosen: Mapping[str, Any] = NOTHING) -> Config:
+        """The settings that suit data that people bring, or the default data, beside what is chosen of the task's own."""
 
     def check_data(self, config: Config) -> None:
         """Refuses data that cannot be read, and missing packages, before TensorFlow is loaded.

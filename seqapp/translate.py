@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,7 +11,7 @@ import numpy as np
 
 from seqapp import labelled, pairs, phrases
 from seqapp.beam_search import Found, KerasTransducer, Search, Transducer, translate
-from seqapp.config import Config, DataConfig, ModelConfig, TrainingConfig, TranslateConfig
+from seqapp.config import NOTHING, Config, DataConfig, ModelConfig, TrainingConfig, TranslateConfig
 from seqapp.errors import UsageError, need
 from seqapp.generate import Wish, nothing_to_generate
 from seqapp.labelled import Example
@@ -29,7 +29,7 @@ SIDES = ("source", "target")
 class Translate:
     """A target for each source."""
 
-    def defaults(self, own_data: bool) -> Config:
+    def defaults(self, own_data: bool, chosen: Mapping[str, Any] = NOTHING) -> Config:
         """For some ten thousand sentences; the default data are dates, times and amounts as Babel writes them."""
         config = Config(
             task="translate",

@@ -19,7 +19,7 @@ def spec_of(*layers: list[list[float]], features: int | None = None, output: str
         for states in layers
     ]
     network = {"output_size": 37, "recurrent": stages, "features": features, "output": output}
-    return Spec.of(SimpleNamespace(**network, both_ways=False, of_sequences=False))
+    return Spec.of(SimpleNamespace(**network, both_ways=False, of_sequences=False, parts=()))
 
 
 def test_states_are_numbered_through_all_layers() -> None:
@@ -37,6 +37,27 @@ def test_a_third_state_has_a_role_of_its_own() -> None:
 def test_names_and_size_of_a_state() -> None:
     state = State(3, 1, "c", (0.5, 0.0))
     assert (state.input, state.output, state.size) == ("state_3_in", "state_3_out", 2)
+
+
+def test_outputs_side_by_side_are_told_apart_and_put_together_again() -> None:
+    spec = Spec(6, (), 3, "both", parts=(("a_logits", 1), ("b_logits", 3), ("c_logits", 2)))
+    outputs = np.arange(24.0).reshape(2, 2, 6)
+    named = spec.named(outputs)
+    assert [(name, part.shape) for name, part in named.items()] == [
+        ("a_logits", (2, 2, 1)),
+        ("b_logits", (2, 2, 3)),
+        ("c_logits", (2, 2, 2)),
+    ]
+    np.testing.assert_array_equal(named["b_logits"][0, 1], [7, 8, 9])
+    np.testing.assert_array_equal(spec.joined({"c_logits": named["c_logits"], **named}), outputs)
+    assert [(t.name, t.shape) for t in spec.signatures["step"].outputs] == [
+        ("a_logits", ("batch", 1)),
+        ("b_logits", ("batch", 3)),
+        ("c_logits", ("batch", 2)),
+    ]
+    assert spec.categorical and not Spec(6, (), parts=(("a_logits", 3), ("level", 3))).categorical
+    one = Spec(6, ())
+    assert one.named(outputs)["logits"] is outputs is one.joined({"logits": outputs})
 
 
 def test_first_states_are_those_of_the_layers_in_every_row() -> None:
@@ -74,7 +95,7 @@ def test_signatures_are_those_of_the_contract(
 @pytest.mark.parametrize("last_only", [False, True])
 def test_what_reads_both_ways_takes_lengths_and_has_no_states(last_only: bool) -> None:
     network = {"output_size": 37, "recurrent": [], "features": 5, "output": "tags", "both_ways": True}
-    spec = Spec.of(SimpleNamespace(**network, of_sequences=last_only))
+    spec = Spec.of(SimpleNamespace(**network, of_sequences=last_only, parts=()))
     assert (spec.states, spec.initial_states(2), spec.both_ways, spec.last_only) == ((), [], True, last_only)
     given = (TensorSpec("features", "float32", ("batch", "time", 5)), TensorSpec("lengths", "int32", ("batch",)))
     made = TensorSpec("tags", "float32", ("batch", 37) if last_only else ("batch", "time", 37))
