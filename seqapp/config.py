@@ -43,6 +43,16 @@ class ModelConfig:
     recurrent_dropout: float = option(0.3, "dropout on the recurrence")
 
 
+FORMS = ("text", "conversation", "recipe")
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Of the tasks `next-word` and `next-character` alone."""
+
+    form: str = option("text", f"{', '.join(FORMS)}: what the text is made of, turns or steps being told by symbols")
+
+
 @dataclass(frozen=True)
 class ClassifyConfig:
     """Of the task `classify` alone."""
@@ -132,6 +142,7 @@ class Config:
     forecast: ForecastConfig = ForecastConfig()
     next_note: NextNoteConfig = NextNoteConfig()
     translate: TranslateConfig = TranslateConfig()
+    text: TextConfig = TextConfig()
 
     def check(self) -> Config:
         """Returns itself.
@@ -178,13 +189,15 @@ class Config:
         _require(1 / 64 <= frame <= 16, "frame", "from 1/64 to 16 quarter notes", frame)
         _require(0 <= self.next_note.transpose <= 12, "transpose", "from 0 to 12 semitones", self.next_note.transpose)
         self.translate.check()
+        _require(self.text.form in FORMS, "form", f"one of {', '.join(FORMS)}", self.text.form)
         for name, kind in _groups():
-            task = name.replace("_", "-")
-            if task in TASKS and task != self.task and getattr(self, name) != kind():
-                flags = ", ".join(f"--{item.name.replace('_', '-')}" for item in fields(kind))
+            tasks = {"text": TASKS[:2]}.get(name, {name.replace("_", "-")} & set(TASKS))
+            if tasks and self.task not in tasks and getattr(self, name) != kind():
+                flags = [f"--{item.name.replace('_', '-')}" for item in fields(kind)]
+                are, them = ("is", "it") if len(flags) == 1 else ("are", "them")
                 raise UsageError(
-                    f"{flags} are for the task {task} alone: leave them out, or say --task {task}. "
-                    f"Received: the task {self.task}"
+                    f"{', '.join(flags)} {are} for the task {' or '.join(tasks)} alone: leave {them} out, or say "
+                    f"--task {next(iter(tasks))}. Received: the task {self.task}"
                 )
         _require(0 <= t.seed < 2**32, "seed", "from 0 to 4294967295", t.seed)
         return self

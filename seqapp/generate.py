@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--top-p", type=float, metavar="X", help="draw among the fewest tokens that hold probability X")
     p.add_argument("--beam", type=int, metavar="N", help="search the most likely text with N hypotheses instead of drawing")
     p.add_argument("--seed", type=int, metavar="N", help="draw the same each time")
+    p.add_argument("--chat", action="store_true", help="answer each line of standard input by a turn of the conversation")
     p.add_argument("--output", metavar="FILE.mid", help="where to write music (default: generated.mid in the run directory)")
     add_import_flag(p)
     a = p.parse_args(argv)
@@ -45,6 +46,14 @@ def command(a: argparse.Namespace) -> None:
 
     wish = check(a)
     run = Run.open(a.run)
+    if a.chat:
+        from seqapp.chat import partner
+
+        answers = partner(run, wish)
+        need_keras(a.modules)
+        for answer in answers(run.load_model()):
+            print(answer, flush=True)
+        return
     generate = TASKS[run.config.task].generator(run, wish)
     need_keras(a.modules)
     print(generate(run.load_model()))
@@ -83,6 +92,8 @@ def check(a: argparse.Namespace) -> Wish:
     for name, value in (("--beam", a.beam), ("--length", a.length)):
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1. Received: {value}")
+    if a.chat and (a.beam is not None or a.prompt or a.output):
+        raise UsageError("--chat draws an answer to each line that it reads: leave out --beam, --prompt and --output.")
     if a.seed is not None and a.seed < 0:
         raise UsageError(f"--seed must be at least 0. Received: {a.seed}")
     try:

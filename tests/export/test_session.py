@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.runners import Feed, Runner
-from export.session import CHUNK, Session
+from export.session import Session
 from export.spec import PREFILL, SEQUENCE, STEP, Spec, State
 from seqapp.decoding import Sampling, sample
 from seqapp.errors import UsageError
 from seqapp.step import log_softmax
+from seqapp.stream import CHUNK
 from seqapp.vocabulary import Vocabulary
 
 WORDS = Vocabulary.learn(["how are you ? well , and you ( so )"], "word", lower=True)
