@@ -1,8 +1,8 @@
 """Text that is made of turns or steps: documents with symbols where these begin.
 
-A conversation is `<conversation><turn>hello\\nhow are you?\\n<turn>fine\\n`, a turn being the messages of one speaker, a line each;
-a recipe is `<recipe>title\\n<ingredients>salt\\n<step>Boil it.\\n<step>Eat it.\\n`. The first symbol of a form begins a document,
-the last one each of its turns.
+A conversation is `<conversation><turn>hello\\nhow are you?\\n<turn>fine\\n`: a turn is one speaker's messages, a line each.
+A recipe is `<recipe>title\\n<ingredients>salt\\n<step>Boil it.\\n<step>Eat it.\\n`. The first symbol of a form begins a
+document, the last one each of its turns.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def _document(form: str, *sections: tuple[str, Iterable[str]]) -> str:
 def prompt(form: str, text: str) -> str:
     """What is to go on, as a document that is not at its end.
 
-    It is given as a conversation that the reader takes, as the steps of a recipe, one a line, or by the name of a recipe's file.
+    It is given as a conversation that the reader takes, as the steps of a recipe, one a line, or by the name of a recipe's
+    file.
 
     Raises:
         UsageError: it cannot be read.

@@ -53,9 +53,9 @@ def read(path: Path) -> tuple[dict[str, Recipe], list[str]]:
 def of(text: str, name: str, begun: bool = False) -> Recipe:
     """The recipe of a Markdown text, which is called `name` in messages; one that is `begun` needs no steps.
 
-    The title is that of the front matter, or the first heading of the first level. The items of lists and the paragraphs of the
-    section Ingredients are ingredients; those of the section Directions, Instructions, Method, Steps or Preparation are steps, an
-    item within an item being one more line of its step.
+    The title is that of the front matter, or the first heading of the first level. The items of lists and the paragraphs of
+    the section Ingredients are ingredients; those of the section Directions, Instructions, Method, Steps or Preparation are
+    steps, an item within an item being one more line of its step.
 
     Raises:
         UsageError: the front matter is no YAML, or there are no steps.

@@ -201,6 +201,24 @@ def test_a_banned_token_is_left_out_of_the_search(tiny: KerasStepper) -> None:
     assert beam(tiny, [0], 4, 64, banned=[1]) == list(max(every, key=lambda tokens: every[tokens]))
 
 
+def test_a_beam_ends_where_a_token_comes(tiny: KerasStepper) -> None:
+    """Of all texts of at most 4 tokens that end at 3, the best; what has no 3 goes on to its full length."""
+
+    def ended(tokens: tuple[int, ...]) -> list[int]:
+        return list(itertools.takewhile(lambda token: token != 3, tokens))
+
+    shorter = 0
+    for prompt in ([0], [1, 2], [3, 3, 0], [2], [1]):
+        every = {}
+        for tokens in itertools.product(range(4), repeat=4):
+            said = ended(tokens)
+            every[tuple(said)] = total(tiny, prompt, tokens[: len(said) + 1])
+        best = list(max(every, key=lambda said: every[said]))
+        assert beam(tiny, prompt, 4, width=64, until=[3]) == best
+        shorter += len(best) < 4
+    assert shorter
+
+
 class Remembering:
     """Logits that another past makes quite other ones: the state is a hash of all tokens read."""
 
