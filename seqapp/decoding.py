@@ -78,10 +78,11 @@ def beam(
     width: int,
     banned: Collection[int] = (),
     until: Collection[int] = (),
+    not_first: Collection[int] = (),
 ) -> list[int]:
     """The most likely continuation of `length` tokens that a beam of `width` finds; width 1 is greedy.
 
-    It is shorter where one of `until` comes, which ends it and is not told.
+    It is shorter where one of `until` comes, which ends it and is not told. What is `not_first` is banned as the first token.
     """
     if width < 1:
         raise ValueError(f"width must be at least 1. Received: {width}")
@@ -90,7 +91,7 @@ def beam(
     found = np.zeros((1, 0), np.int32)
     for _ in range(length):
         steps = log_softmax(last.astype(np.float64))
-        steps[:, list(banned)] = -np.inf
+        steps[:, [*banned, *(() if found.shape[1] else not_first)]] = -np.inf
         if found.shape[1]:
             ended = np.isin(found[:, -1], list(until))
             steps[ended] = -np.inf

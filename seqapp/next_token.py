@@ -62,11 +62,9 @@ class NextToken:
         )
 
     def check_data(self, config: Config) -> None:
-        form = config.text.form
-        if config.data.data or form == "recipe":
-            _, left_out = forms.documents(form, config.data.data)
-            for why in left_out:
-                print(f"left out: {why}", file=sys.stderr)
+        # The default conversations need no look: they come with the package.
+        if config.data.data or config.text.form == "recipe":
+            _texts(config.text.form, config.data.data)
 
     def study(self, config: Config) -> Study:
         from seqapp.token_study import TokenStudy
@@ -77,8 +75,7 @@ class NextToken:
         vocabulary, part = run.vocabulary, "data" if data else run.held_out
         streams = {name: run.tokens(name) for name in dict.fromkeys(("train", "validation", run.held_out))}
         if data:
-            texts, _ = forms.documents(run.config.text.form, data)
-            numbers = [number for _, text in texts for number in vocabulary.encode(text)]
+            numbers = [number for text in _texts(run.config.text.form, data) for number in vocabulary.encode(text)]
             if not numbers:
                 raise UsageError(f"{data} holds no token: give a text with words in it.")
             streams["data"] = np.asarray(numbers, np.int32)
@@ -104,7 +101,7 @@ class NextToken:
         vocabulary = run.vocabulary
         length = wish.length or LENGTHS[vocabulary.unit]
         if vocabulary.symbols:
-            return _turn_generator(run, wish, length)
+            return (_next_turn if wish.prompt.strip() else _beginning)(run, wish, length)
         prompt = vocabulary.prompt(wish.prompt)
         say_unknown(vocabulary, prompt)
         numbers = vocabulary.numbers([vocabulary.end, *prompt])
@@ -121,6 +118,14 @@ class NextToken:
         return generate
 
 
+def _texts(form: str, data: str | None) -> list[str]:
+    """The documents of a file or folder; tells people which files it leaves out."""
+    found, left_out = forms.documents(form, data)
+    for why in left_out:
+        print(f"left out: {why}", file=sys.stderr)
+    return [text for _, text in found]
+
+
 def say_unknown(vocabulary: Vocabulary, tokens: Iterable[str]) -> None:
     """Tells people which tokens of theirs the model does not know."""
     unknown = [token for token in dict.fromkeys(tokens) if token not in vocabulary.tokens]
@@ -128,31 +133,44 @@ def say_unknown(vocabulary: Vocabulary, tokens: Iterable[str]) -> None:
         print(f"not in the vocabulary, read as {vocabulary.unknown}: {' '.join(unknown)}", file=sys.stderr)
 
 
-def _turn_generator(run: Run, wish: Wish, length: int) -> Callable[[Any], str]:
-    """The next turn of a prompt, or the beginning of a document, as the reader of the form takes it.
+def _next_turn(run: Run, wish: Wish, length: int) -> Callable[[Any], str]:
+    """The turn, or step, that follows a prompt.
 
     Raises:
         UsageError: the prompt cannot be read.
     """
-    form, v = run.config.text.form, run.vocabulary
-    begin, *_, turn = v.symbols
-    asked = bool(wish.prompt.strip())
-    text, until = (forms.prompt(form, wish.prompt) + turn, v.symbol_numbers) if asked else (begin, v.numbers([begin]))
-    tokens, banned = v.prompt(text), [v.unknown_number]
-    say_unknown(v, tokens)
+    v = run.vocabulary
+    text, symbols = forms.prompt(run.config.text.form, wish.prompt), v.symbol_numbers
+    say_unknown(v, v.prompt(text))
 
     def generate(model: Any) -> str:
         stepper = KerasStepper(model)
-        stream = Stream(stepper, v)
-        stream.feed(text)
-        if asked and not wish.beam:
+        if not wish.beam:
+            stream = Stream(stepper, v)
+            stream.feed(text)
             return stream.answered("", length, wish.sampling, wish.rng)
+        numbers, never = v.numbers([v.end, *v.prompt(text), v.symbols[-1]]), [v.unknown_number]
+        found = beam(stepper, numbers, length, wish.beam, never, symbols, [*symbols, v.end_number])
+        return v.join(v.tokens[number] for number in found).strip("\n")
+
+    return generate
+
+
+def _beginning(run: Run, wish: Wish, length: int) -> Callable[[Any], str]:
+    """A new conversation or recipe, as the reader of the form takes it; what is drawn may end before its length."""
+    v = run.vocabulary
+    begin = v.symbol_numbers[0]
+
+    def generate(model: Any) -> str:
+        stepper = KerasStepper(model)
         if wish.beam:
-            added = beam(stepper, v.numbers([v.end, *tokens]), length, wish.beam, banned, until)
+            added = beam(stepper, [v.end_number, begin], length, wish.beam, [v.unknown_number, begin])
         else:
-            added = [number for number in stream.draw(length, wish.sampling, wish.rng, banned, until) if number not in until]
-        made = v.join(v.tokens[number] for number in added)
-        return made.strip("\n") if asked else forms.written(form, begin + made)
+            stream = Stream(stepper, v)
+            stream.feed(v.symbols[0])
+            added = stream.draw(length, wish.sampling, wish.rng, [v.unknown_number], [begin])
+        text = v.join(v.tokens[number] for number in (begin, *added) if number != begin)
+        return forms.written(run.config.text.form, v.symbols[0] + text)
 
     return generate
 

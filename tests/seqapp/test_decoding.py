@@ -202,21 +202,18 @@ def test_a_banned_token_is_left_out_of_the_search(tiny: KerasStepper) -> None:
 
 
 def test_a_beam_ends_where_a_token_comes(tiny: KerasStepper) -> None:
-    """Of all texts of at most 4 tokens that end at 3, the best; what has no 3 goes on to its full length."""
-
-    def ended(tokens: tuple[int, ...]) -> list[int]:
-        return list(itertools.takewhile(lambda token: token != 3, tokens))
-
-    shorter = 0
-    for prompt in ([0], [1, 2], [3, 3, 0], [2], [1]):
+    """Of all texts of 1 to 4 tokens that end before a certain one, the best; what has none goes on to its full length."""
+    lengths = set()
+    for end in range(4):
         every = {}
         for tokens in itertools.product(range(4), repeat=4):
-            said = ended(tokens)
-            every[tuple(said)] = total(tiny, prompt, tokens[: len(said) + 1])
-        best = list(max(every, key=lambda said: every[said]))
-        assert beam(tiny, prompt, 4, width=64, until=[3]) == best
-        shorter += len(best) < 4
-    assert shorter
+            said = list(itertools.takewhile(lambda token, end=end: token != end, tokens))  # type: ignore[misc]
+            if said:
+                every[tuple(said)] = total(tiny, [0], tokens[: len(said) + 1])
+        best = max(every, key=lambda said: every[said])
+        assert beam(tiny, [0], 4, width=64, until=[end], not_first=[end]) == list(best)
+        lengths.add(len(best))
+    assert len(lengths) > 1
 
 
 class Remembering:
