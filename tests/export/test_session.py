@@ -265,14 +265,14 @@ def test_an_answer_is_what_the_stream_draws() -> None:
     symbols = ("<conversation>", "<turn>")
     turns = Vocabulary.learn(["how are you ? well , and you"], "word", lower=True, symbols=symbols)
     stream, twin = session(turns), Stream(Numpy(turns), turns)
-    for text, given in (("how are", {"seed": 3}), ("", {"seed": 4, "length": 7, "top_k": 4, "temperature": 2.0})):
-        wanted = {"length": 40, "temperature": 0.8, "top_k": None, "top_p": None, **given}
+    for text, flags in (("how are", {"seed": 3}), ("", {"seed": 4, "length": 7, "top_k": 4, "temperature": 2.0})):
+        wanted = {"length": 40, "temperature": 0.8, "top_k": None, "top_p": None, **flags}
         seed, length = wanted.pop("seed"), wanted.pop("length")
-        assert stream.answer(text, **given) == twin.answered(text, length, Sampling(**wanted), np.random.default_rng(seed))
+        assert stream.answer(text, **flags) == twin.answered(text, length, Sampling(**wanted), np.random.default_rng(seed))
     saved = stream.save()
     later = stream.answer("well", seed=1)
     stream.reset()
     stream.restore(saved)
     assert stream.answer("well", seed=1) == later
-    with pytest.raises(ValueError, match="length must be at least 1. Received: 0"):
+    with pytest.raises(ValueError, match="length must be at least 1"):
         stream.answer("well", 0)
