@@ -19,12 +19,15 @@ from seqapp.run import Run
 def main(argv: list[str] | None = None) -> int:
     p = Parser(
         prog="python -m seqapp.generate",
-        description="Continues a text or a piece of music with a trained run, or begins one. Music is written as MIDI, "
-        "with a picture of it, whose paths are printed.",
+        description="Continues a text or a piece of music with a trained run, or begins one; of a conversation or a recipe, "
+        "writes the next turn or step. Music is written as MIDI, with a picture of it, whose paths are printed.",
     )
     p.add_argument("run", metavar="RUN", help="a run directory that seqapp.train made")
     p.add_argument(
-        "--prompt", default="", metavar="TEXT", help="the text, or the file of music, to continue (default: begin a new one)"
+        "--prompt",
+        default="",
+        metavar="TEXT",
+        help="the text, or the file of music or of a recipe, to continue (default: begin a new one)",
     )
     p.add_argument(
         "--length", type=int, metavar="N", help="tokens or frames to add (default: 40 words, 300 characters, 64 frames)"

@@ -24,7 +24,7 @@ NOUNS = ("turn", "step")
 class Turns:
     """Which turn of its document each token of a stream belongs to (N,), from 1; 0 where it belongs to none.
 
-    A turn is its symbol and all that follows, up to the next symbol of any kind; `noun` is what people call it.
+    A turn is its symbol and all that follows, up to the next turn or document; `noun` is what people call it.
     """
 
     noun: str
@@ -39,10 +39,7 @@ class Turns:
         begin, *_, turn = vocabulary.symbol_numbers
         turns = np.cumsum(stream == turn)
         before = np.maximum.accumulate(np.where(stream == begin, turns, 0))
-        symbols = np.isin(stream, vocabulary.symbol_numbers)
-        last = np.maximum.accumulate(np.where(symbols, np.arange(len(stream)), 0))
-        places = np.where(stream[last] == turn, turns - before, 0)
-        return cls(vocabulary.symbols[-1].strip("<>"), places, int(turns[-1]))
+        return cls(vocabulary.symbols[-1].strip("<>"), turns - before, int(turns[-1]))
 
     def figures(self, logs: NDArray[np.float64]) -> Metrics:
         """Of the log-probabilities (N,) of the stream: nats per turn, over all its tokens, and perplexity by its place."""
