@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
-
 import numpy as np
 
 from export.runners import Runner
-from seqapp.decoding import Sampling, sample
+from seqapp.decoding import Sampling
 from seqapp.errors import UsageError
-from seqapp.step import Array, Stepper, log_softmax
+from seqapp.step import Array, log_softmax
+from seqapp.stream import Stream
 from seqapp.vocabulary import Vocabulary
 
-CHUNK = 512  # tokens of a long text that the engine reads at once: its memory grows with them
 
+class Session(Stream):
+    """A stream of its own, as `seqapp.stream.Stream` has it.
 
-class Session:
-    """A stream of its own: the states so far, and the last token, which the model has yet to read.
-
-    It starts as streams start in training and evaluation: in the first states, after the end of a line. The sessions of one
-    model do not touch each other; one session belongs to one thread at a time.
+    The sessions of one model do not touch each other; one session belongs to one thread at a time.
     """
 
     def __init__(self, runner: Runner, vocabulary: Vocabulary, identity: bytes) -> None:
-        self.runner, self.vocabulary, self.identity = runner, vocabulary, identity
-        self.reset()
-
-    def reset(self) -> None:
-        """Back to the start of a stream."""
-        self._states, self._last = self.runner.initial_states(1), self.vocabulary.end_number
-
-    def feed(self, text: str) -> None:
-        """Reads a text; its last line stays open until a newline closes it.
-
-        A text may come in pieces that part before or after a space or a newline: they are read as the whole.
-        """
-        tokens = self.vocabulary.prompt(text, in_line=self._last != self.vocabulary.end_number)
-        *read, last = self._last, *self.vocabulary.numbers(tokens)
-        states = self._states
-        for first in range(0, len(read), CHUNK):
-            states = self._read(read[first : first + CHUNK], states)
-        self._states, self._last = states, last
+        self.runner, self.identity = runner, identity
+        super().__init__(runner, vocabulary)
 
     def _read(self, numbers: list[int], states: list[Array]) -> list[Array]:
         """The states after some tokens; a single one is quicker by a step."""
@@ -78,12 +57,28 @@ class Session:
         """
         if length < 0:
             raise ValueError(f"length must be at least 0. Received: {length}")
-        sampling, rng = Sampling(temperature, top_k, top_p), np.random.default_rng(seed)
-        onward = _Onward(self.runner, self._states)
-        drawn = list(islice(sample(onward, [self._last], sampling, rng, [self.vocabulary.unknown_number]), length))
-        before, *added = (self.vocabulary.tokens[number] for number in (self._last, *drawn))
-        self._states, self._last = onward.states, [self._last, *drawn][-1]
+        sampling, rng, last = Sampling(temperature, top_k, top_p), np.random.default_rng(seed), self._last
+        drawn = self.draw(length, sampling, rng, [self.vocabulary.unknown_number])
+        before, *added = (self.vocabulary.tokens[number] for number in (last, *drawn))
         return self.vocabulary.join([before, *added]).removeprefix(self.vocabulary.join([before]))
+
+    def answer(
+        self,
+        text: str,
+        length: int = 40,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> str:
+        """Reads a turn of a conversation, or a step of a recipe, and returns the next one, of at most `length` tokens.
+
+        Of a model of running text, a turn is a line. An empty text is no turn, and the model takes one all the same. The
+        text is as people write it, without symbols. The answer is drawn as in `generate`, and its lines are parted by newlines.
+        """
+        if length < 1:
+            raise ValueError(f"length must be at least 1. Received: {length}")
+        return self.answered(text, length, Sampling(temperature, top_k, top_p), np.random.default_rng(seed))
 
     def save(self) -> bytes:
         """The stream so far, for a file: the SHA-256 of the model's file, the last token as int32, the states as float32.
@@ -110,21 +105,3 @@ class Session:
         if not (0 <= last < len(self.vocabulary) and np.isfinite(states).all()):
             raise UsageError("The saved session is damaged: it holds numbers that no stream comes to.")
         self._states, self._last = [part[None] for part in np.split(states, np.cumsum(sizes)[:-1])], last
-
-
-class _Onward:
-    """A stepper that starts where a stream stands, and keeps the states it comes to."""
-
-    def __init__(self, stepper: Stepper, states: list[Array]) -> None:
-        self.stepper, self.states = stepper, states
-
-    def initial_states(self, batch_size: int) -> list[Array]:
-        return self.states
-
-    def step(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
-        result, self.states = self.stepper.step(tokens, states)
-        return result, self.states
-
-    def sequence(self, tokens: Array, states: Sequence[Array]) -> tuple[Array, list[Array]]:
-        result, self.states = self.stepper.sequence(tokens, states)
-        return result, self.states

@@ -96,10 +96,14 @@ class TextGraph(tf.Module):
 
     def _cut(self, text: Tensor) -> Any:
         """Normalized text (B,) -> its tokens, ragged (B, None)."""
+        pattern = self._vocabulary.token_pattern
+        if self._vocabulary.symbols and self._vocabulary.unit == "character":
+            # A byte that no text in UTF-8 holds, in front of each token.
+            return tf.strings.split(tf.strings.regex_replace(text, f"({pattern})", b"\xff\\1"), b"\xff")[:, 1:]
         if self._vocabulary.unit == "character":
             return tf.strings.unicode_split(text, "UTF-8")
         # No word holds a space or a newline. A newline after another, or after spaces behind another, closes no line of words.
-        text = tf.strings.regex_replace(text, f"({self._vocabulary.token_pattern})|(\n)|(?s:.)", r"\1\2 ")
+        text = tf.strings.regex_replace(text, f"({pattern})|(\n)|(?s:.)", r"\1\2 ")
         return tf.strings.split(tf.strings.regex_replace(text, "\n[\n ]*", f"{self._vocabulary.end} "))
 
 

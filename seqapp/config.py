@@ -44,6 +44,16 @@ class ModelConfig:
     recurrent_dropout: float = option(0.3, "dropout on the recurrence")
 
 
+FORMS = ("text", "conversation", "recipe")
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Of the tasks `next-word` and `next-character` alone."""
+
+    form: str = option("text", f"{', '.join(FORMS)}: what the text is made of, turns or steps being told by symbols")
+
+
 @dataclass(frozen=True)
 class ClassifyConfig:
     """Of the task `classify` alone."""
@@ -142,6 +152,7 @@ class Config:
     forecast: ForecastConfig = ForecastConfig()
     next_note: NextNoteConfig = NextNoteConfig()
     translate: TranslateConfig = TranslateConfig()
+    text: TextConfig = TextConfig()
 
     def check(self) -> Config:
         """Returns itself.
@@ -186,13 +197,15 @@ class Config:
             _require(value is None or value >= least, name, f"a whole number of at least {least}", value)
         self.next_note.check()
         self.translate.check()
+        _require(self.text.form in FORMS, "form", f"one of {', '.join(FORMS)}", self.text.form)
         for name, kind in _groups():
-            task = name.replace("_", "-")
-            if task in TASKS and task != self.task and getattr(self, name) != kind():
-                flags = ", ".join(f"--{item.name.replace('_', '-')}" for item in fields(kind))
+            tasks = {"text": TASKS[:2]}.get(name, {name.replace("_", "-")} & set(TASKS))
+            if tasks and self.task not in tasks and getattr(self, name) != kind():
+                flags = [f"--{item.name.replace('_', '-')}" for item in fields(kind)]
+                are, them = ("is", "it") if len(flags) == 1 else ("are", "them")
                 raise UsageError(
-                    f"{flags} are for the task {task} alone: leave them out, or say --task {task}. "
-                    f"Received: the task {self.task}"
+                    f"{', '.join(flags)} {are} for the task {' or '.join(tasks)} alone: leave {them} out, or say "
+                    f"--task {next(iter(tasks))}. Received: the task {self.task}"
                 )
         _require(0 <= t.seed < 2**32, "seed", "from 0 to 4294967295", t.seed)
         return self

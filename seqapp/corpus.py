@@ -23,13 +23,18 @@ class Split:
     test: list[str]
 
 
-def conversations() -> list[str]:
-    """The conversations of the chitchat-dataset package (MIT), one message a line."""
+def turns() -> list[list[list[str]]]:
+    """The conversations of the chitchat-dataset package (MIT): the messages of each turn, which is of one speaker."""
     package = need("chitchat_dataset", "train")
     return [
-        "".join(" ".join(message["text"].split()) + "\n" for turn in conversation["messages"] for message in turn)
+        [[" ".join(message["text"].split()) for message in turn] for turn in conversation["messages"]]
         for conversation in package.Dataset().values()
     ]
+
+
+def conversations() -> list[str]:
+    """The same, one message a line."""
+    return ["".join(f"{message}\n" for turn in conversation for message in turn) for conversation in turns()]
 
 
 def read_text(path: Path) -> str:
@@ -100,11 +105,20 @@ def load(config: DataConfig, whole_lines: bool) -> Split:
             split = split_by_position(text, config.validation_fraction, config.test_fraction, whole_lines)
         else:
             split = split_by_hash(texts.items(), config.validation_fraction, config.test_fraction)
+    return complete(split, config, "Give more text, or one file, which is split by position,")
+
+
+def complete(split: Split, config: DataConfig, advice: str) -> Split:
+    """Returns a split.
+
+    Raises:
+        UsageError: a part is empty.
+    """
     for part, needed in (("train", True), ("validation", True), ("test", config.test_fraction > 0)):
         if needed and not getattr(split, part):
             raise UsageError(
-                f"The text is too short: nothing is left for the {part} split. Give more text, or one file, which is split "
-                f"by position, or change --validation-fraction or --test-fraction. Received: {config.data}"
+                f"The text is too short: nothing is left for the {part} split. {advice} or change --validation-fraction or "
+                f"--test-fraction. Received: {config.data}"
             )
     return split
 

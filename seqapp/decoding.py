@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,8 +75,19 @@ def sample(
         last = logits[0]
 
 
-def beam(model: Stepper, prompt: Sequence[int], length: int, width: int, banned: Collection[int] = ()) -> list[int]:
-    """The most likely continuation of `length` tokens that a beam of `width` finds; width 1 is greedy."""
+def beam(
+    model: Stepper,
+    prompt: Sequence[int],
+    length: int,
+    width: int,
+    banned: Collection[int] = (),
+    until: Collection[int] = (),
+    not_first: Collection[int] = (),
+) -> list[int]:
+    """The most likely continuation of `length` tokens that a beam of `width` finds; width 1 is greedy.
+
+    It is shorter where one of `until` comes, which ends it and is not told. What is `not_first` is banned as the first token.
+    """
     if width < 1:
         raise ValueError(f"width must be at least 1. Received: {width}")
     logits, states = model.sequence(np.array([prompt], np.int32), model.initial_states(1))
@@ -83,11 +95,15 @@ def beam(model: Stepper, prompt: Sequence[int], length: int, width: int, banned:
     found = np.zeros((1, 0), np.int32)
     for _ in range(length):
         steps = log_softmax(last.astype(np.float64))
-        steps[:, list(banned)] = -np.inf
+        steps[:, [*banned, *(() if found.shape[1] else not_first)]] = -np.inf
+        if found.shape[1]:
+            ended = np.isin(found[:, -1], list(until))
+            steps[ended] = -np.inf
+            steps[ended, found[ended, -1]] = 0.0  # what is at its end stays there, at no cost
         total = (scores[:, None] + steps).reshape(-1)
         best = np.argsort(-total, kind="stable")[:width]
         best = best[np.isfinite(total[best])]
         rows, tokens = np.divmod(best, steps.shape[1])
         scores, found = total[best], np.c_[found[rows], tokens].astype(np.int32)
         last, states = model.step(tokens.astype(np.int32), [state[rows] for state in states])
-    return [int(token) for token in found[0]]
+    return [int(token) for token in takewhile(lambda token: token not in until, found[0])]

@@ -19,12 +19,15 @@ from seqapp.run import Run
 def main(argv: list[str] | None = None) -> int:
     p = Parser(
         prog="python -m seqapp.generate",
-        description="Continues a text or a piece of music with a trained run, or begins one. Music is written as MIDI, "
-        "with a picture of it, whose paths are printed.",
+        description="Continues a text or a piece of music with a trained run, or begins one; of a conversation or a recipe, "
+        "writes the next turn or step. Music is written as MIDI, with a picture of it, whose paths are printed.",
     )
     p.add_argument("run", metavar="RUN", help="a run directory that seqapp.train made")
     p.add_argument(
-        "--prompt", default="", metavar="TEXT", help="the text, or the file of music, to continue (default: begin a new one)"
+        "--prompt",
+        default="",
+        metavar="TEXT",
+        help="the text, or the file of music or of a recipe, to continue (default: begin a new one)",
     )
     p.add_argument(
         "--length", type=int, metavar="N", help="tokens or frames to add (default: 40 words, 300 characters, 64 frames)"
@@ -34,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--top-p", type=float, metavar="X", help="draw among the fewest tokens that hold probability X")
     p.add_argument("--beam", type=int, metavar="N", help="search the most likely text with N hypotheses instead of drawing")
     p.add_argument("--seed", type=int, metavar="N", help="draw the same each time")
+    p.add_argument("--chat", action="store_true", help="answer each line of standard input by a turn of the conversation")
     p.add_argument("--output", metavar="FILE.mid", help="where to write music (default: generated.mid in the run directory)")
     add_import_flag(p)
     a = p.parse_args(argv)
@@ -45,6 +49,14 @@ def command(a: argparse.Namespace) -> None:
 
     wish = check(a)
     run = Run.open(a.run)
+    if a.chat:
+        from seqapp.chat import partner
+
+        answers = partner(run, wish)
+        need_keras(a.modules)
+        for answer in answers(run.load_model()):
+            print(answer, flush=True)
+        return
     generate = TASKS[run.config.task].generator(run, wish)
     need_keras(a.modules)
     print(generate(run.load_model()))
@@ -83,6 +95,8 @@ def check(a: argparse.Namespace) -> Wish:
     for name, value in (("--beam", a.beam), ("--length", a.length)):
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1. Received: {value}")
+    if a.chat and (a.beam is not None or a.prompt or a.output):
+        raise UsageError("--chat draws an answer to each line that it reads: leave out --beam, --prompt and --output.")
     if a.seed is not None and a.seed < 0:
         raise UsageError(f"--seed must be at least 0. Received: {a.seed}")
     try:

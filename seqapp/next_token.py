@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from seqapp import forms
 from seqapp.config import NOTHING, Config, DataConfig, ModelConfig, TrainingConfig
-from seqapp.corpus import read_files
 from seqapp.decoding import beam, sample
 from seqapp.errors import UsageError
 from seqapp.generate import Wish
@@ -21,8 +21,10 @@ from seqapp.report import Report
 from seqapp.run import Run
 from seqapp.scoring import Metrics, Tokens, baselines, metrics, score_all, unknown_fraction
 from seqapp.step import KerasStepper, Stepper, log_softmax
+from seqapp.stream import Stream
 from seqapp.study import Study
-from seqapp.vocabulary import Vocabulary
+from seqapp.turns import Turns, draw, table
+from seqapp.vocabulary import Vocabulary, plain
 
 LENGTHS = {"word": 40, "character": 300}  # tokens that are generated where nothing is said
 LIKELY = 5  # tokens that a prediction tells the probabilities of
@@ -60,8 +62,9 @@ class NextToken:
         )
 
     def check_data(self, config: Config) -> None:
-        if config.data.data:
-            read_files(Path(config.data.data))
+        # The default conversations need no look: they come with the package.
+        if config.data.data or config.text.form == "recipe":
+            _texts(config.text.form, config.data.data)
 
     def study(self, config: Config) -> Study:
         from seqapp.token_study import TokenStudy
@@ -72,7 +75,7 @@ class NextToken:
         vocabulary, part = run.vocabulary, "data" if data else run.held_out
         streams = {name: run.tokens(name) for name in dict.fromkeys(("train", "validation", run.held_out))}
         if data:
-            numbers = [number for text in read_files(Path(data)).values() for number in vocabulary.encode(text)]
+            numbers = [number for text in _texts(run.config.text.form, data) for number in vocabulary.encode(text)]
             if not numbers:
                 raise UsageError(f"{data} holds no token: give a text with words in it.")
             streams["data"] = np.asarray(numbers, np.int32)
@@ -97,7 +100,10 @@ class NextToken:
             raise UsageError("--output is for music, and a text is printed: leave it out.")
         vocabulary = run.vocabulary
         length = wish.length or LENGTHS[vocabulary.unit]
-        prompt = _prompt_tokens(vocabulary, wish.prompt)
+        if vocabulary.symbols:
+            return (_next_turn if wish.prompt.strip() else _beginning)(run, wish, length)
+        prompt = vocabulary.prompt(wish.prompt)
+        say_unknown(vocabulary, prompt)
         numbers = vocabulary.numbers([vocabulary.end, *prompt])
         banned = [vocabulary.unknown_number]  # nothing that one could write
 
@@ -112,18 +118,72 @@ class NextToken:
         return generate
 
 
-def _prompt_tokens(vocabulary: Vocabulary, text: str) -> list[str]:
-    """The tokens of a prompt as written; says which of them the model does not know."""
-    tokens = vocabulary.prompt(text)
+def _texts(form: str, data: str | None) -> list[str]:
+    """The documents of a file or folder; tells people which files it leaves out."""
+    found, left_out = forms.documents(form, data)
+    for why in left_out:
+        print(f"left out: {why}", file=sys.stderr)
+    return [text for _, text in found]
+
+
+def say_unknown(vocabulary: Vocabulary, tokens: Iterable[str]) -> None:
+    """Tells people which tokens of theirs the model does not know."""
     unknown = [token for token in dict.fromkeys(tokens) if token not in vocabulary.tokens]
     if unknown:
         print(f"not in the vocabulary, read as {vocabulary.unknown}: {' '.join(unknown)}", file=sys.stderr)
-    return tokens
+
+
+def _next_turn(run: Run, wish: Wish, length: int) -> Callable[[Any], str]:
+    """The turn, or step, that follows a prompt.
+
+    Raises:
+        UsageError: the prompt cannot be read.
+    """
+    v = run.vocabulary
+    text, symbols = forms.prompt(run.config.text.form, wish.prompt), v.symbol_numbers
+    say_unknown(v, v.prompt(text))
+
+    def generate(model: Any) -> str:
+        stepper = KerasStepper(model)
+        if not wish.beam:
+            stream = Stream(stepper, v)
+            stream.feed(text)
+            return stream.answered("", length, wish.sampling, wish.rng)
+        numbers, never = v.numbers([v.end, *v.prompt(text), v.symbols[-1]]), [v.unknown_number]
+        found = beam(stepper, numbers, length, wish.beam, never, symbols, [*symbols, v.end_number])
+        return v.join(v.tokens[number] for number in found).strip("\n")
+
+    return generate
+
+
+def _beginning(run: Run, wish: Wish, length: int) -> Callable[[Any], str]:
+    """A new conversation or recipe, as the reader of the form takes it; what is drawn may end before its length."""
+    v = run.vocabulary
+    begin = v.symbol_numbers[0]
+
+    def generate(model: Any) -> str:
+        stepper = KerasStepper(model)
+        if wish.beam:
+            added = beam(stepper, [v.end_number, begin], length, wish.beam, [v.unknown_number, begin])
+        else:
+            stream = Stream(stepper, v)
+            stream.feed(v.symbols[0])
+            added = stream.draw(length, wish.sampling, wish.rng, [v.unknown_number], [begin])
+        text = v.join(v.tokens[number] for number in (begin, *added) if number != begin)
+        return forms.written(run.config.text.form, v.symbols[0] + text)
+
+    return generate
 
 
 def _prediction(model: Stepper, vocabulary: Vocabulary, text: str, reference: str | None) -> Prediction:
-    """The unknown token, which nobody could write, is never the answer, but keeps its probability."""
-    numbers = vocabulary.numbers([vocabulary.end, *vocabulary.prompt(text)])
+    """The unknown token, which nobody could write, is never the answer, but keeps its probability.
+
+    Where there are turns, the text is the beginning of the first one.
+    """
+    given, symbols = text, vocabulary.symbols
+    if symbols:
+        given = f"{symbols[0]}{symbols[-1]}{plain(text, symbols)}"
+    numbers = vocabulary.numbers([vocabulary.end, *vocabulary.prompt(given)])
     logits, _ = model.sequence(np.array([numbers], np.int32), model.initial_states(1))
     p = np.exp(log_softmax(logits[0, -1].astype(np.float64)))
     order = [i for i in np.argsort(-p, kind="stable") if i != vocabulary.unknown_number][:LIKELY]
@@ -150,11 +210,15 @@ class TokenReport(Report):
         names, end = list(dict.fromkeys(("validation", part))), vocabulary.end_number
         scores = score_all(KerasStepper(model), [streams[name] for name in names], end)
         figures: dict[str, Metrics] = {}
+        turns = {name: Turns.of(vocabulary, streams[name]) for name in names}
         for name, (logs, ranks) in zip(names, scores, strict=True):
             figures[name] = metrics(logs, ranks, vocabulary.unit)
             figures[name]["unknown"] = unknown_fraction(streams[name], vocabulary.unknown_number)
+            figures[name] |= turns[name].figures(logs)
         if known is None:
-            known = baselines(streams["train"], streams["validation"], streams[part], len(vocabulary), end, vocabulary.unit)
+            train, validation, held_out = (streams[name] for name in ("train", "validation", part))
+            more = turns[part].figures
+            known = baselines(train, validation, held_out, len(vocabulary), end, vocabulary.unit, more)
         return cls(part, figures, known)
 
     def table(self, name: str) -> str:
@@ -170,4 +234,8 @@ class TokenReport(Report):
         best, value = self.strongest("perplexity")
         below = 1 - mine["perplexity"]["value"] / value
         lines.append(f"perplexity {abs(below):.1%} {'below' if below >= 0 else 'above'} {best}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *table(rows)])
+
+    def draw(self, folder: Path) -> None:
+        """A picture of the turns or steps, where there are some."""
+        draw({"the model": self.mine, **self.baselines}, folder)

@@ -75,14 +75,26 @@ def metrics(logs: NDArray[np.float64], ranks: NDArray[np.int64], unit: str) -> M
     return result
 
 
-def baselines(train: Tokens, validation: Tokens, held_out: Tokens, size: int, end: int, unit: str) -> dict[str, Metrics]:
-    """Unigram and interpolated Kneser-Ney on the same stream and vocabulary; of order 5 too where tokens are characters."""
+def baselines(
+    train: Tokens,
+    validation: Tokens,
+    held_out: Tokens,
+    size: int,
+    end: int,
+    unit: str,
+    more: Callable[[NDArray[np.float64]], Metrics] = lambda logs: {},
+) -> dict[str, Metrics]:
+    """Unigram and interpolated Kneser-Ney on the same stream and vocabulary; of order 5 too where tokens are characters.
+
+    `more` makes further figures of the log-probabilities (N,) of the held-out stream.
+    """
     models = {"unigram": KneserNey.fit(train, size, order=1)}
     for order in (3,) if unit == "word" else (3, 5):
         models[f"kneser_ney_{order}"] = tuned(train, validation, size, order, end)
     result = {}
     for name, model in models.items():
-        result[name] = metrics(*model.score(held_out, end), unit)
+        logs, ranks = model.score(held_out, end)
+        result[name] = {**metrics(logs, ranks, unit), **more(logs)}
         result[name]["discount"] = {"value": model.discount, "unit": "counts", "count": len(train)}
     return result
 

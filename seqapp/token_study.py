@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from seqapp import corpus
+from seqapp import forms
 from seqapp.batching import Tokens, Windows, dataset, stream_of
 from seqapp.carried import CarriedModel
 from seqapp.config import Config, TrainingConfig
@@ -41,8 +41,8 @@ class TokenStudy:
     @classmethod
     def of(cls, config: Config, unit: str) -> TokenStudy:
         """The corpus that a configuration names, and a model with new weights."""
-        split = corpus.load(config.data, whole_lines=unit == "word")
-        vocabulary = Vocabulary.learn(split.train, unit, config.data.lower, config.data.min_count)
+        split, symbols = forms.load(config, unit), forms.SYMBOLS[config.text.form]
+        vocabulary = Vocabulary.learn(split.train, unit, config.data.lower, config.data.min_count, symbols)
         parts = {
             name: [np.asarray(vocabulary.encode(text), np.int32) for text in texts]
             for name, texts in dataclasses.asdict(split).items()

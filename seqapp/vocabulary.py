@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -28,6 +28,17 @@ CHARACTER_PATTERN = "(?s:.)"
 SYMBOL_PATTERN = f"[^{_SPACE}]+"
 PATTERNS = {"word": WORD_PATTERN, "character": CHARACTER_PATTERN, "symbol": SYMBOL_PATTERN}
 
+
+def plain(text: str, symbols: Iterable[str]) -> str:
+    """A text that holds none of some symbols: one that it spells out, in capitals too, is broken up by a space.
+
+    Nor does it begin with a mark that NFC would compose with a symbol in front of it.
+    """
+    for symbol in symbols:
+        text = re.sub(re.escape(symbol), lambda found: f"{found[0][0]} {found[0][1:]}", text, flags=re.IGNORECASE)
+    return f" {text}" if unicodedata.combining(text[:1] or " ") else text
+
+
 _NO_SPACE_BEFORE = frozenset(".,;:!?)]}%\u2026")
 _NO_SPACE_AFTER = frozenset("([{$#")
 
@@ -39,6 +50,8 @@ class Vocabulary:
     A text is normalized (`NFC`, and `lower` where chosen) and cut by `token_pattern`, a regular expression that RE2 accepts.
     `unit` is `word`, where each line that has words is closed by `end`; `symbol`, the same with whatever stands between spaces
     for a word; or `character`, where `end` is the newline itself.
+
+    `symbols` are tokens that no text of people holds, as `<turn>`: the first of them begins a document, the last each turn.
     """
 
     tokens: tuple[str, ...]
@@ -47,20 +60,23 @@ class Vocabulary:
     token_pattern: str
     normalization: tuple[str, ...]
     unknown: str = UNKNOWN
+    symbols: tuple[str, ...] = ()
 
     @classmethod
-    def empty(cls, unit: str, lower: bool) -> Self:
-        """The rule alone, with no token but the unknown one and the end."""
+    def empty(cls, unit: str, lower: bool, symbols: tuple[str, ...] = ()) -> Self:
+        """The rule alone, with no token but the unknown one, the end and the symbols, which go before all else in a text."""
         end = "\n" if unit == "character" else "<eos>"
-        return cls((UNKNOWN, end), unit, end, PATTERNS[unit], ("NFC", "lower") if lower else ("NFC",))
+        pattern = "|".join([*map(re.escape, symbols), PATTERNS[unit]])
+        normalization = ("NFC", "lower") if lower else ("NFC",)
+        return cls((UNKNOWN, end, *symbols), unit, end, pattern, normalization, symbols=symbols)
 
     @classmethod
-    def learn(cls, documents: Iterable[str], unit: str, lower: bool, min_count: int = 1) -> Self:
-        """The tokens that occur at least `min_count` times, the most frequent first."""
-        rule = cls.empty(unit, lower)
+    def learn(cls, documents: Iterable[str], unit: str, lower: bool, min_count: int = 1, symbols: tuple[str, ...] = ()) -> Self:
+        """The tokens that occur at least `min_count` times, the most frequent first; the symbols in any case."""
+        rule = cls.empty(unit, lower, symbols)
         counts = Counter(token for document in documents for token in rule.cut(document))
-        known = sorted((t for t in counts if counts[t] >= min_count and t != rule.end), key=lambda t: (-counts[t], t))
-        return cls((*rule.tokens, *known), unit, rule.end, rule.token_pattern, rule.normalization)
+        new = [token for token in counts if counts[token] >= min_count and token not in rule.tokens[1:]]
+        return replace(rule, tokens=(*rule.tokens, *sorted(new, key=lambda token: (-counts[token], token))))
 
     @cached_property
     def _number(self) -> dict[str, int]:
@@ -80,6 +96,10 @@ class Vocabulary:
     @property
     def end_number(self) -> int:
         return self._number[self.end]
+
+    @property
+    def symbol_numbers(self) -> list[int]:
+        return [self._number[symbol] for symbol in self.symbols]
 
     def cut(self, text: str) -> list[str]:
         """The tokens of a text, known or not. Each line of words is closed by the end; of characters, the newline is one."""
@@ -122,21 +142,27 @@ class Vocabulary:
         return self.join(self.tokens[number] for number in numbers if number != self.end_number)
 
     def join(self, tokens: Iterable[str]) -> str:
-        """Readable text: each end a new line, words spaced as one writes them."""
-        if self.unit == "character":
-            return "".join(tokens)
-        text, of_words = "", self.unit == "word"
+        """Readable text: each end a new line, words spaced as one writes them, symbols at the beginning of a line."""
+        text, at_begin = "", True
         for token in tokens:
             if token == self.end:
                 text += "\n"
-            elif not text or text[-1] == "\n" or (of_words and (text[-1] in _NO_SPACE_AFTER or token in _NO_SPACE_BEFORE)):
-                text += token
+            elif token in self.symbols:
+                text += token if at_begin else f"\n{token}"
             else:
-                text += " " + token
+                text += token if at_begin or self._touch(text[-1], token) else f" {token}"
+            at_begin = token == self.end or token in self.symbols
         return text
 
+    def _touch(self, before: str, token: str) -> bool:
+        """Whether no space is written between a character and a token that follows it in its line."""
+        if self.unit == "word":
+            return before in _NO_SPACE_AFTER or token in _NO_SPACE_BEFORE
+        return self.unit == "character"
+
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n", "utf-8")
+        content = asdict(self) if self.symbols else {k: v for k, v in asdict(self).items() if k != "symbols"}
+        path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -146,14 +172,12 @@ class Vocabulary:
             UsageError: the file is missing or is not a vocabulary.
         """
         try:
-            content = json.loads(path.read_text("utf-8"))
-            vocabulary = cls(
-                **{**content, "tokens": tuple(content["tokens"]), "normalization": tuple(content["normalization"])}
-            )
+            content = {"symbols": (), **json.loads(path.read_text("utf-8"))}
+            vocabulary = cls(**content | {name: tuple(content[name]) for name in ("tokens", "normalization", "symbols")})
             if vocabulary.unit not in PATTERNS:
                 raise ValueError(f"its unit is {vocabulary.unit!r}")
             # Looked up now: a damaged file is refused here, not in the middle of the work.
-            _ = vocabulary._pattern, vocabulary.unknown_number, vocabulary.end_number
+            _ = vocabulary._pattern, vocabulary.unknown_number, vocabulary.end_number, vocabulary.symbol_numbers
             return vocabulary
         except FileNotFoundError:
             raise UsageError(f"There is no {path}: a run of a token task keeps its vocabulary there; train again.") from None

@@ -72,6 +72,49 @@ def trained(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Callab
     return once(tmp_path_factory, "--data", str(text_file), *small, "--learning-rate", "0.01")
 
 
+def talks(count: int) -> str:
+    """Conversations of two questions and their answers, as they stand in a file."""
+    lines = [f"{'BA'[i % 2]}: {line}\n" for i, line in enumerate(sentences(2 * count).splitlines(), 1)]
+    return "\n".join("".join(lines[first : first + 4]) for first in range(0, len(lines), 4))
+
+
+def write_recipes(folder: Path, count: int = 60) -> Path:
+    """A folder of recipes in Markdown, soup.md one of them: what goes into a dish is what its steps name."""
+    rng = random.Random(0)
+    folder.mkdir()
+    for i in range(count):
+        some = rng.sample(["leek", "rice", "salt", "beans", "corn", "bread"], 3)
+        steps = [rng.choice(["Cut", "Boil", "Fry"]) + f" the {name}." for name in some]
+        parts = ["- " + "\n- ".join(some), "1. " + "\n1. ".join([*steps, "Serve it."])]
+        text = f"---\ntitle: {some[0]} and {some[1]}\n---\n\n## Ingredients\n\n{parts[0]}\n\n## Directions\n\n{parts[1]}\n"
+        (folder / ("soup.md" if i == 0 else f"{i}.md")).write_text(text, "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recipes(tmp_path_factory.mktemp("cooking") / "recipes")
+
+
+@pytest.fixture(scope="session")
+def talked(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of conversations, by words."""
+    path = tmp_path_factory.mktemp("talks") / "talks.txt"
+    path.write_text(talks(300), "utf-8")
+    small = ["--units", "24", "--embedding", "16", "--epochs", "3", "--batch-size", "8", "--bptt", "16"]
+    return once(tmp_path_factory, "--data", str(path), "--form", "conversation", *small, "--learning-rate", "0.01")()
+
+
+@pytest.fixture(scope="session")
+def cooked(tmp_path_factory: pytest.TempPathFactory, recipe_folder: Path) -> Run:
+    """A run of recipes, by characters."""
+    small = ["--units", "24", "--embedding", "16", "--epochs", "2", "--batch-size", "4", "--learning-rate", "0.01"]
+    parts = ["--validation-fraction", "0.2", "--test-fraction", "0.2"]
+    return once(
+        tmp_path_factory, "--task", "next-character", "--data", str(recipe_folder), "--form", "recipe", *small, *parts
+    )()
+
+
 def labelled_texts(count: int) -> str:
     """Questions, and answers of two kinds: label TAB text."""
     lines = sentences(count).splitlines()

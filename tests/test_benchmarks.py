@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from tests.conftest import labelled_texts, sentences, spelled_pairs, tune
+from tests.conftest import labelled_texts, sentences, spelled_pairs, tune, write_recipes
 from tests.test_readme import ROOT, run
 
 pytestmark = pytest.mark.benchmarks
@@ -30,10 +30,8 @@ def text(path: Path) -> None:
     path.write_text(sentences(1500), "utf-8")
 
 
-def folder_of_texts(path: Path) -> None:
-    path.mkdir()
-    for i in range(60):
-        (path / f"{i}.txt").write_text(sentences(20, seed=i), "utf-8")
+def recipes(path: Path) -> None:
+    write_recipes(path, 300)
 
 
 def reviews(path: Path) -> None:
@@ -84,7 +82,7 @@ def aligned(path: Path) -> None:
 
 
 MAKERS: dict[str, Callable[[Path], None]] = {
-    "recipes": folder_of_texts,
+    "recipes": recipes,
     "tinyshakespeare.txt": text,
     "reviews.tsv": reviews,
     "mnist1d": series_with_classes,
@@ -99,6 +97,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
 
 def test_all_trainings_are_found() -> None:
     assert len(TRAININGS) >= 20
+    assert any("--form recipe" in line for line in TRAININGS)
     assert {"classify", "forecast", "next-note", "translate"} <= set(re.findall(r"--task (\S+)", " ".join(TRAININGS)))
 
 

@@ -89,6 +89,7 @@ def test_train_refuses_bad_data(
         (["--task", "classify"], ("talk.txt should be .tsv, .csv, .npz", "label TAB text")),
         (["--task", "forecast"], ("talk.txt should be a .csv", "columns of numbers")),
         (["--horizon", "3"], ("--horizon", "for the task forecast", "next-word")),
+        (["--form", "poem"], ("--form", "text, conversation, recipe", "poem")),
         (["--config", "no/such.json"], ("no/such.json",)),
         (["--run", "/proc/run"], ("/proc/run", "cannot be written", "--run")),
         (["--resume"], ("--run",)),
@@ -230,6 +231,16 @@ def test_generate_continues_a_prompt(trained: Callable[..., Run], capsys: pytest
     closed = generated("--prompt", "are they\n", "--seed", "1")
     assert closed == generated("--prompt", "are they\n  ", "--seed", "1")
     assert closed[0].startswith("are they\n")
+
+
+def test_generate_answers_running_text_line_by_line(
+    trained: Callable[..., Run], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Are they late now?\nIs she here again?\n")))
+    capsys.readouterr()
+    assert seqapp.generate.main([str(run.path), "--chat", "--temperature", "0"]) == 0
+    assert [answer.split()[0] in ("yes,", "no,") for answer in capsys.readouterr().out.splitlines()] == [True, True]
 
 
 def test_evaluate_prints_what_the_training_measured(trained: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.runners import Feed, Runner
-from export.session import CHUNK, Session
+from export.session import Session
 from export.spec import PREFILL, SEQUENCE, STEP, Spec, State
 from seqapp.decoding import Sampling, sample
 from seqapp.errors import UsageError
 from seqapp.step import log_softmax
+from seqapp.stream import CHUNK, Stream
 from seqapp.vocabulary import Vocabulary
 
 WORDS = Vocabulary.learn(["how are you ? well , and you ( so )"], "word", lower=True)
@@ -258,3 +259,20 @@ def test_interleaved_streams_do_not_touch_each_other() -> None:
     two.generate(5, seed=0)
     one.feed(" you")
     assert one.save() == alone.save()
+
+
+def test_an_answer_is_what_the_stream_draws() -> None:
+    symbols = ("<conversation>", "<turn>")
+    turns = Vocabulary.learn(["how are you ? well , and you"], "word", lower=True, symbols=symbols)
+    stream, twin = session(turns), Stream(Numpy(turns), turns)
+    for text, flags in (("how are", {"seed": 3}), ("", {"seed": 4, "length": 7, "top_k": 4, "temperature": 2.0})):
+        wanted = {"length": 40, "temperature": 0.8, "top_k": None, "top_p": None, **flags}
+        seed, length = wanted.pop("seed"), wanted.pop("length")
+        assert stream.answer(text, **flags) == twin.answered(text, length, Sampling(**wanted), np.random.default_rng(seed))
+    saved = stream.save()
+    later = stream.answer("well", seed=1)
+    stream.reset()
+    stream.restore(saved)
+    assert stream.answer("well", seed=1) == later
+    with pytest.raises(ValueError, match="length must be at least 1"):
+        stream.answer("well", 0)

@@ -101,6 +101,21 @@ def compiled(function: Any) -> Any:
     return tf.function(function, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
 
 
+@pytest.mark.parametrize("unit", ["word", "character"])
+def test_symbols_are_cut_as_in_python(unit: str) -> None:
+    texts = [
+        "<conversation><turn>How are you?\nfine\n<turn>",
+        "<TURN>É<turn><turn>\n\n a<turn\u0338>",
+        "<turn>\u00e9<turn",
+        "",
+    ]
+    vocabulary = Vocabulary.learn([KNOWN, *texts], unit, True, symbols=("<conversation>", "<turn>"))
+    tokens, lengths = (value.numpy() for value in compiled(TextGraph(vocabulary).tokenize)(tf.constant(texts)))
+    for text, row, length in zip(texts, tokens, lengths, strict=True):
+        assert row[:length].tolist() == vocabulary.numbers([vocabulary.end, *vocabulary.prompt(text)])
+    assert vocabulary.symbol_numbers[-1] in tokens[1]
+
+
 def assert_tokens(unit: str, lower: bool, texts: list[str]) -> None:
     """As texts that go on, and as sequences of their own."""
     vocabulary = vocabulary_of(unit, lower)

@@ -73,6 +73,25 @@ def test_the_tasks_differ() -> None:
     assert not build({"task": "next-character"}).data.lower
 
 
+def test_the_form_is_of_running_text_alone() -> None:
+    for task in ("next-word", "next-character"):
+        assert build({"task": task, "form": "recipe"}).text.form == "recipe"
+        assert build({"task": task}).text.form == "text"
+    message = "^--form is for the task next-word or next-character alone: leave it out, or say --task next-word"
+    for task in TASKS[2:]:
+        assert build({"task": task, "form": "text"}) == build({"task": task})
+        with pytest.raises(UsageError, match=f"{message}. Received: the task {task}$"):
+            build({"task": task, "form": "conversation"})
+    with pytest.raises(UsageError, match=r"^--form must be one of text, conversation, recipe\. Received: poem$"):
+        build({"form": "poem"})
+
+
+def test_settings_of_older_runs_are_read() -> None:
+    content = dataclasses.asdict(build({}))
+    del content["text"]
+    assert build({}, json.loads(json.dumps(content))) == build({})
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("own_data", [False, True])
 def test_defaults_are_within_their_range(task: str, own_data: bool) -> None:

@@ -201,6 +201,21 @@ def test_a_banned_token_is_left_out_of_the_search(tiny: KerasStepper) -> None:
     assert beam(tiny, [0], 4, 64, banned=[1]) == list(max(every, key=lambda tokens: every[tokens]))
 
 
+def test_a_beam_ends_where_a_token_comes(tiny: KerasStepper) -> None:
+    """Of all texts of 1 to 4 tokens that end before a certain one, the best; what has none goes on to its full length."""
+    lengths = set()
+    for end in range(4):
+        every = {}
+        for tokens in itertools.product(range(4), repeat=4):
+            said = tokens[: tokens.index(end)] if end in tokens else tokens
+            if said and said not in every:
+                every[said] = total(tiny, [0], tokens[: len(said) + 1])
+        best = max(every, key=lambda said: every[said])
+        assert beam(tiny, [0], 4, width=64, until=[end], not_first=[end]) == list(best)
+        lengths.add(len(best))
+    assert len(lengths) > 1
+
+
 class Remembering:
     """Logits that another past makes quite other ones: the state is a hash of all tokens read."""
 

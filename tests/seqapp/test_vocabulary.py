@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqapp.errors import UsageError
-from seqapp.vocabulary import CHARACTER_PATTERN, PATTERNS, SYMBOL_PATTERN, UNKNOWN, WORD_PATTERN, Vocabulary
+from seqapp.vocabulary import CHARACTER_PATTERN, PATTERNS, SYMBOL_PATTERN, UNKNOWN, WORD_PATTERN, Vocabulary, plain
 
 WORDS = Vocabulary.empty("word", lower=True)
 CASED = Vocabulary.empty("word", lower=False)
@@ -229,6 +229,68 @@ def test_the_file_holds_the_rule(tmp_path: Path) -> None:
         "normalization": ["NFC", "lower"],
         "unknown": UNKNOWN,
     }
+
+
+SYMBOLS = ("<recipe>", "<ingredients>", "<step>")
+SAID = "<recipe>Soup\n<step>Boil <it>, <ste <step>\n"
+
+
+@pytest.mark.parametrize("unit", ["word", "character"])
+def test_symbols_are_tokens_whatever_their_count(unit: str, tmp_path: Path) -> None:
+    known = Vocabulary.learn(["a a b", SAID], unit, lower=True, min_count=2, symbols=SYMBOLS)
+    assert known.tokens[2:5] == SYMBOLS
+    assert known.symbol_numbers == [2, 3, 4]
+    assert len(set(known.tokens)) == len(known)
+    cut = known.cut(SAID)
+    assert [token for token in cut if token in SYMBOLS] == ["<recipe>", "<step>", "<step>"]
+    known.save(tmp_path / "vocabulary.json")
+    assert Vocabulary.load(tmp_path / "vocabulary.json") == known
+    content = json.loads((tmp_path / "vocabulary.json").read_text("utf-8"))
+    (tmp_path / "vocabulary.json").write_text(json.dumps({**content, "symbols": ["<turn>"]}), "utf-8")
+    with pytest.raises(UsageError, match="is not a vocabulary"):
+        Vocabulary.load(tmp_path / "vocabulary.json")
+
+
+def test_words_around_symbols() -> None:
+    known = Vocabulary.empty("word", lower=True, symbols=SYMBOLS)
+    assert known.cut("<recipe><ingredients>Salt\n<step>Eat, <it>!\n") == [
+        *("<recipe>", "<ingredients>", "salt", "<eos>", "<step>", "eat", ",", "<", "it", ">", "!", "<eos>")
+    ]
+
+
+@pytest.mark.parametrize("unit", ["word", "character"])
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(["<step>", "<recipe>", "a<b", "\n"]) | st.characters()).map("".join))
+def test_re2_finds_the_same_symbols(unit: str, text: str) -> None:
+    pattern = Vocabulary.empty(unit, lower=True, symbols=SYMBOLS).token_pattern
+    assert re2.compile(pattern).findall(text) == re.compile(pattern).findall(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["<step>", "<STEP>", "<Recipe>", "<", "step", ">", "\u0338", " ", "ſ", "\u212a"]) | st.characters()
+    )
+)
+def test_plain_text_holds_no_symbol_and_leaves_those_before_it(parts: list[str]) -> None:
+    for lower, unit in ((True, "word"), (True, "character"), (False, "character")):
+        cut = Vocabulary.empty(unit, lower, SYMBOLS).cut("<step>" + plain("".join(parts), SYMBOLS))
+        assert cut[0] == "<step>"
+        assert not set(cut[1:]) & set(SYMBOLS)
+
+
+def test_plain_text_is_left_alone() -> None:
+    for text in (*TRICKY, "a <b> <steps> step> I <3 you"):
+        assert plain(text, SYMBOLS) == text
+    assert plain("no <step>, <STEP>", SYMBOLS) == "no < step>, < STEP>"
+
+
+@pytest.mark.parametrize("unit", ["word", "character"])
+def test_symbols_are_joined_at_the_beginning_of_a_line(unit: str) -> None:
+    known = Vocabulary.empty(unit, lower=False, symbols=SYMBOLS)
+    for text in ("<recipe>Soup\n<ingredients>salt\nleek\n<step>Boil.\n<step>Eat.\n", "<recipe><step>Eat\n<recipe>A"):
+        assert known.join(known.prompt(text)) == text
+    assert known.join(["a", "<step>", "b"]) == "a\n<step>b"
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
