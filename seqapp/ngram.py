@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -28,12 +29,13 @@ class KneserNey:
 
     The highest order counts occurrences, the lower ones in how many different contexts an n-gram occurs. `order` 1 with
     `discount` 0 is the plain unigram. Where a token of the vocabulary never occurs in training, NLTK's lowest order would give
-    it probability 0; here the discount is then taken from that order too and spread evenly over the vocabulary.
+    it probability 0; here the discount is then taken from that order too and spread evenly over the vocabulary. Several
+    discounts (D, 1) give as many distributions (D, V) of a context.
     """
 
     levels: tuple[_Level, ...]
     lowest: Floats
-    discount: float
+    discount: float | Floats
 
     @classmethod
     def fit(cls, stream: Tokens, vocabulary_size: int, order: int, discount: float = 0.75) -> Self:
@@ -42,7 +44,7 @@ class KneserNey:
         grams, counts = np.lib.stride_tricks.sliding_window_view(np.asarray(stream), order), None
         levels: list[_Level] = []
         for n in range(order, 0, -1):
-            grams, counts = np.unique(grams[:, -n:], axis=0, return_counts=True)
+            grams, _, counts = _distinct(grams[:, -n:])
             starts = np.flatnonzero(np.r_[True, (grams[1:, :-1] != grams[:-1, :-1]).any(axis=1)])
             ends = np.r_[starts[1:], len(grams)]
             rows = {tuple(map(int, grams[a, :-1])): slice(int(a), int(b)) for a, b in zip(starts, ends, strict=True)}
@@ -71,7 +73,7 @@ class KneserNey:
             counts = level.counts[row]
             total = counts.sum()
             p = p * (self.discount * len(counts) / total)
-            p[level.followers[row]] += np.maximum(counts - self.discount, 0) / total
+            p[..., level.followers[row]] += np.maximum(counts - self.discount, 0) / total
         return p
 
     def score(self, stream: Tokens, before: int, top: int = 3) -> tuple[Floats, NDArray[np.int64]]:
@@ -80,21 +82,35 @@ class KneserNey:
         Returns the natural logarithm of each token's probability (N,) and its rank among all tokens, 0 for the most likely,
         counted up to `top` (N,).
         """
-        width = len(self.levels)
-        padded = np.r_[np.full(width, before), stream]
-        contexts, group = np.unique(
-            np.lib.stride_tricks.sliding_window_view(padded, width + 1)[:, :width], axis=0, return_inverse=True
-        )
-        members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
         logs, ranks = np.empty(len(stream)), np.full(len(stream), top)
-        for context, where in zip(contexts, members, strict=True):
-            p = self.distribution(tuple(map(int, context)))
+        for context, where in self._contexts(stream, before):
+            p = self.distribution(context)
             targets = stream[where]
             logs[where] = np.log(p[targets])
             best = _largest(p, min(top, len(p)))
             rows, columns = np.nonzero(targets[:, None] == best[None, :])
             ranks[where[rows]] = columns
         return logs, ranks
+
+    def _contexts(self, stream: Tokens, before: int) -> Iterator[tuple[tuple[int, ...], NDArray[np.intp]]]:
+        """Each context in a stream that follows the token `before`, and where the tokens stand that follow it."""
+        width = len(self.levels)
+        padded = np.r_[np.full(width, before), stream]
+        contexts, group, counts = _distinct(np.lib.stride_tricks.sliding_window_view(padded, width + 1)[:, :width])
+        for context, where in zip(contexts, np.split(np.argsort(group, kind="stable"), np.cumsum(counts)[:-1]), strict=True):
+            yield tuple(map(int, context)), where
+
+
+def _distinct(grams: Tokens) -> tuple[Tokens, NDArray[np.intp], NDArray[np.intp]]:
+    """The different rows, in their order, which of them each row is, and how often each occurs.
+
+    As `np.unique` has them with `axis=0`, which compares rows, not numbers, and takes ten times as long.
+    """
+    size, number = int(grams.max(initial=0)) + 1, np.zeros(len(grams), np.int64)
+    for column in grams.T:
+        number = np.unique(number, return_inverse=True)[1] * size + column
+    _, first, group, counts = np.unique(number, return_index=True, return_inverse=True, return_counts=True)
+    return grams[first], group, counts
 
 
 def _largest(p: Floats, count: int) -> NDArray[np.intp]:
@@ -104,7 +120,9 @@ def _largest(p: Floats, count: int) -> NDArray[np.intp]:
 
 def tuned(train: Tokens, validation: Tokens, vocabulary_size: int, order: int, before: int) -> KneserNey:
     """The Kneser-Ney model whose discount, of 0.50, 0.55 … 0.95, makes the validation stream most likely."""
-    sample = validation[:20_000]
+    sample, discounts = validation[:20_000], np.arange(10, 20) / 20
     counted = KneserNey.fit(train, vocabulary_size, order)
-    candidates = [replace(counted, discount=d / 20) for d in range(10, 20)]
-    return max(candidates, key=lambda model: float(model.score(sample, before)[0].sum()))
+    candidates, logs = replace(counted, discount=discounts[:, None]), np.empty((len(discounts), len(sample)))
+    for context, where in candidates._contexts(sample, before):
+        logs[:, where] = np.log(candidates.distribution(context)[..., sample[where]])
+    return replace(counted, discount=float(discounts[logs.sum(axis=1).argmax()]))
