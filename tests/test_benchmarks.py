@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from tests.commands import ROOT, run, run_forked
 from tests.conftest import labelled_texts, sentences, spelled_pairs, tune, write_recipes
-from tests.test_readme import ROOT, run
 
 pytestmark = pytest.mark.benchmarks
 BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "BENCHMARKS.md").read_text("utf-8"), re.DOTALL)
@@ -107,5 +107,5 @@ def test_a_training_runs(line: str, tmp_path: Path) -> None:
     if "--data" in command:
         name = command[command.index("--data") + 1]
         MAKERS[name](tmp_path / name)
-    out = run([sys.executable, *command[1:], "--time-limit", "5"], tmp_path)
+    out = run_forked([sys.executable, *command[1:], "--time-limit", "5"], tmp_path)
     assert (tmp_path / out.splitlines()[-1] / "metrics.json").exists()

@@ -20,6 +20,7 @@ import seqapp.languages
 import seqapp.predict
 import seqapp.train
 from seqapp.run import Run
+from tests.commands import run_forked
 
 SMALL = ["--units", "8", "--embedding", "8", "--epochs", "1"]
 
@@ -323,7 +324,7 @@ def test_benchmark_puts_its_table_into_a_file(
     page = tmp_path / "README.md"
     page.write_text(f"before\n{export.benchmark.BEGIN}\nold\n{export.benchmark.END}\nafter\n")
     command = [sys.executable, "-m", "export.benchmark", str(tmp_path / "bundle"), "--repeats", "1", "--readme", str(page)]
-    subprocess.run(command, check=True, capture_output=True)
+    run_forked(command, tmp_path)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     for name in ("saved_model", "model.tflite", "model.onnx"):

@@ -7,8 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from tests.commands import ROOT, run, run_forked
 from tests.conftest import sentences, spelled_pairs
-from tests.test_readme import ROOT, run
 
 
 def test_a_cell_of_ones_own(tmp_path: Path) -> None:
@@ -20,9 +20,10 @@ def test_a_cell_of_ones_own(tmp_path: Path) -> None:
         if kind == "sh":
             # Epochs, not seconds: what has learnt little, on a busy machine, is undecided, and its quantized files differ.
             more = ["--epochs", "6", "--units", "32"] if "seqapp.train" in block else []
-            run([sys.executable, *shlex.split(block)[1:], *more], tmp_path)
+            run_forked([sys.executable, *shlex.split(block)[1:], *more], tmp_path)
         else:
-            run([sys.executable, "-c", block], tmp_path)
+            # Where a model runs, neither TensorFlow nor Keras may be there already.
+            (run_forked if "import keras" in block else run)([sys.executable, "-c", block], tmp_path)
     for file in ("model.tflite", "model.dynamic.tflite", "model.int8.tflite", "model.onnx", "model.int8.onnx"):
         assert (tmp_path / "runs/own/bundle" / file).exists()
     assert (tmp_path / "sensor-bundle/model.onnx").exists()
@@ -44,6 +45,6 @@ def test_the_commands_on_translations(tmp_path: Path) -> None:
             (tmp_path / "my-corpus" / f"{part}.{language}").write_text("\n".join(texts) + "\n", "utf-8")
     for command in commands:
         small = ["--epochs", "1", "--units", "16", "--subwords", "30"] if "seqapp.train" in command else []
-        run([sys.executable, *shlex.split(command)[1:], *small], tmp_path)
+        run_forked([sys.executable, *shlex.split(command)[1:], *small], tmp_path)
     rows = [line.split("\t") for line in (tmp_path / "translated.tsv").read_text("utf-8").splitlines()]
     assert [row[0] for row in rows] == ["input", "bacenodu", "hqi"]
