@@ -10,8 +10,8 @@ from pathlib import Path
 from export import converter
 from export.artifact import FORMATS, MICRO, PRECISIONS, TRAINABLE, check_wanted
 from seqapp import errors
-from seqapp.cli import Parser, add_import_flag, need_keras
-from seqapp.run import Run, check_target
+from seqapp.cli import Parser, add_import_flag, need_keras, open_run
+from seqapp.run import check_target
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 def command(a: argparse.Namespace) -> None:
     profiles = [*([a.profile] if a.profile else []), *([TRAINABLE] if a.trainable else [])]
     check_wanted(a.format, a.quantize, profiles)
-    run = Run.open(a.run)
+    run = open_run(a.run, a.modules)
     target = Path(a.out) if a.out else run.path / "bundle"
     check_target(target, "--out", "manifest.json", a.overwrite)
     if "tflite" in a.format or profiles:

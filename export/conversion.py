@@ -33,6 +33,7 @@ from seqapp.roll_report import of_frame
 from seqapp.run import Run, check_target
 from seqapp.sequences import Sequences
 from seqapp.step import Array
+from seqapp.tasks import task_of
 from seqapp.translate import Coder, kept
 from seqapp.vocabulary import Vocabulary
 
@@ -49,12 +50,13 @@ def export_run(run: Run, target: Path, formats: list[str], precisions: list[str]
         RunFailed: a file is not the trained model; nothing is left behind.
     """
     makers: dict[str, Callable[[Run], Source | TranslationSource]] = {
-        "classify": _of_classifier,
-        "forecast": _of_forecaster,
-        "next-note": _of_music,
-        "translate": _of_translator,
+        "text": _of_text,
+        "classes": _of_classifier,
+        "series": _of_forecaster,
+        "music": _of_music,
+        "pairs": _of_translator,
     }
-    source = makers.get(run.config.task, _of_text)(run)
+    source = makers[task_of(run.config.task).layout](run)
     return table(write_bundle(source, target, _fitting(source, wanted(formats, precisions, profiles))))
 
 
@@ -62,8 +64,9 @@ def _of_text(run: Run) -> Source:
     vocabulary, stream = run.vocabulary, run.tokens(run.held_out)
     perplexity = run.metrics[run.held_out]["perplexity"]["value"]
     inputs = np.r_[vocabulary.end_number, stream[:-1]]
+    about = f"Predicts the next {vocabulary.unit} of a text. {_made(run.config)}"
     reference = Reference(Network.of(run.load_model()), inputs, stream, Judge.of_tokens(vocabulary.unit))
-    return Source(run.config.task, reference, run.tokens("train")[:CALIBRATION], vocabulary, perplexity, describe(run.config))
+    return Source(run.config.task, reference, run.tokens("train")[:CALIBRATION], vocabulary, perplexity, about)
 
 
 def _of_classifier(run: Run) -> Source:
@@ -143,20 +146,9 @@ def _fitting(source: Source | TranslationSource, artifacts: list[Artifact]) -> l
     return artifacts
 
 
-def describe(config: Config) -> str:
-    """What a run is, for people."""
-    return f"Predicts the next {config.task.removeprefix('next-')} of a text. {_made(config)}"
-
-
 def _made(config: Config) -> str:
     m, data = config.model, config.data.data
-    default = {
-        "classify": "the sentences of chatterbot-corpus",
-        "forecast": "the weather of Seattle in vega_datasets",
-        "next-note": "Bach's chorales in music21",
-        "translate": "what Babel writes in two languages",
-    }
-    name = Path(data).name if data else default.get(config.task, "the conversations of chitchat-dataset")
+    name = Path(data).name if data else task_of(config.task).default_data
     return f"Cell {m.cell}, {m.layers} × {m.units} units; trained on {name}."
 
 

@@ -13,6 +13,7 @@ from seqapp.next_token import LENGTHS, say_unknown
 from seqapp.run import Run
 from seqapp.step import KerasStepper
 from seqapp.stream import Stream, turn_of
+from seqapp.tasks import task_of
 
 
 def partner(run: Run, wish: Wish) -> Callable[[Any], Iterator[str]]:
@@ -21,7 +22,7 @@ def partner(run: Run, wish: Wish) -> Callable[[Any], Iterator[str]]:
     Raises:
         UsageError: the run is not one of text; while it answers, a line is not UTF-8.
     """
-    if run.config.task not in TASKS[:2]:
+    if task_of(run.config.task).layout != "text":
         raise UsageError(
             f"--chat is for the tasks {' and '.join(TASKS[:2])}: leave it out. Received: a run of the task {run.config.task}"
         )

@@ -35,6 +35,8 @@ LIKELY = 5  # classes that a prediction tells the probabilities of
 class Classify:
     """One label for each sequence, or for each timestep where the data have that."""
 
+    layout, default_data = "classes", "the sentences of chatterbot-corpus"
+
     def defaults(self, own_data: bool, chosen: Mapping[str, Any] = NOTHING) -> Config:
         """For some thousands of texts or series; the default data are sentences in 28 languages, read by characters."""
         config = Config(

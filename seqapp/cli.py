@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from seqapp.config import read_json
 from seqapp.errors import USAGE, UsageError, need
+from seqapp.run import Run
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,22 +31,43 @@ def add_import_flag(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE",
         action="append",
         default=[],
-        help="import a module that defines a cell of your own",
+        help="import a module that defines a cell or a task of your own",
     )
 
 
 def need_keras(modules: list[str]) -> None:
-    """Imports TensorFlow and Keras, which takes some seconds, and the modules that define cells."""
+    """Imports TensorFlow and Keras, which takes some seconds, and the modules that the user named."""
     print("loading TensorFlow", file=sys.stderr, flush=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _quiet_stderr():
         for module in ("tensorflow", "keras"):
             need(module, "train")
+    import_modules(modules)
+
+
+def import_modules(modules: list[str]) -> None:
+    """Imports what the user named.
+
+    Raises:
+        UsageError: a module is not there.
+    """
     for module in modules:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise UsageError(f"--import {module} does not work ({error}): run the command where the module is.") from None
+
+
+def open_run(path: str, modules: list[str]) -> Run:
+    """A run; the modules are imported before its task is asked for anything, where that is one of the user's own.
+
+    Raises:
+        UsageError: as `Run.open`, or a module is not there.
+    """
+    run = Run.open(path)
+    if ":" in str(read_json(run.config_file).get("task")):
+        import_modules(modules)
+    return run
 
 
 @contextmanager

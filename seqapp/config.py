@@ -144,7 +144,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Config:
-    task: str = option("next-word", f"one of {', '.join(TASKS)}")
+    task: str = option("next-word", f"{', '.join(TASKS)}, or a task of your own as package.module:Class")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
@@ -161,7 +161,7 @@ class Config:
             UsageError: a value is out of its range.
         """
         d, m, t = self.data, self.model, self.training
-        _require(self.task in TASKS, "task", f"one of {', '.join(TASKS)}", self.task)
+        _require(known(self.task), "task", f"one of {', '.join(TASKS)}, or package.module:Class", self.task)
         _require(
             m.cell in CELL_NAMES or ":" in m.cell, "cell", f"one of {', '.join(CELL_NAMES)}, or package.module:Class", m.cell
         )
@@ -213,9 +213,14 @@ class Config:
 
 def defaults(task: str, own_data: bool, chosen: Mapping[str, Any] = NOTHING) -> Config:
     """The settings of a task, for data that people bring or for its default data, beside what is chosen of its own group."""
-    from seqapp.tasks import TASKS as KNOWN  # which is made of what is here
+    from seqapp.tasks import task_of  # which is made of what is here
 
-    return KNOWN[task].defaults(own_data, chosen)
+    return task_of(task).defaults(own_data, chosen)
+
+
+def known(task: object) -> bool:
+    """Whether a task has a name that there may be: a class of the user's own has a colon in it."""
+    return isinstance(task, str) and (task in TASKS or ":" in task)
 
 
 def _require(condition: bool, name: str, expected: str, received: object) -> None:
@@ -262,7 +267,7 @@ def build(flags: dict[str, Any], base: dict[str, Any] | None = None) -> Config:
     """
     base = base or {}
     task = flags.get("task", base.get("task", Config.task))
-    _require(task in TASKS, "task", f"one of {', '.join(TASKS)}", task)
+    _require(known(task), "task", f"one of {', '.join(TASKS)}, or package.module:Class", task)
     given = {name: {item.name: flags[item.name] for item in fields(group) if item.name in flags} for name, group in _groups()}
     kept, group = base.get(task.replace("-", "_"), {}), given.get(task.replace("-", "_"), {})
     chosen = {**(kept if isinstance(kept, dict) else {}), **group}

@@ -6,9 +6,8 @@ import json
 import sys
 
 from seqapp import errors
-from seqapp.cli import Parser, add_import_flag, need_keras
-from seqapp.run import Run
-from seqapp.tasks import TASKS
+from seqapp.cli import Parser, add_import_flag, need_keras, open_run
+from seqapp.tasks import task_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(path: str, data: str | None, as_json: bool, modules: list[str]) -> None:
-    run = Run.open(path)
-    measure = TASKS[run.config.task].evaluation(run, data)
+    run = open_run(path, modules)
+    measure = task_of(run.config.task).evaluation(run, data)
     need_keras(modules)
     report = measure(run.load_model())
     print(json.dumps(report.as_json(), indent=1) if as_json else report.table(run.config.model.cell))

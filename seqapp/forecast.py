@@ -31,6 +31,8 @@ TOGETHER = 32  # series at once
 class Forecast:
     """The next values of each of many series, from one model."""
 
+    layout, default_data = "series", "the weather of Seattle in vega_datasets"
+
     def defaults(self, own_data: bool, chosen: Mapping[str, Any] = NOTHING) -> Config:
         """For some hundreds of series; the default data are one series of days, with the rest of the weather beside it."""
         config = Config(

@@ -10,7 +10,7 @@ from typing import NoReturn
 import numpy as np
 
 from seqapp import errors
-from seqapp.cli import Parser, add_import_flag, need_keras
+from seqapp.cli import Parser, add_import_flag, need_keras, open_run
 from seqapp.decoding import Sampling
 from seqapp.errors import UsageError
 from seqapp.run import Run
@@ -45,10 +45,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(a: argparse.Namespace) -> None:
-    from seqapp.tasks import TASKS
+    from seqapp.tasks import task_of
 
     wish = check(a)
-    run = Run.open(a.run)
+    run = open_run(a.run, a.modules)
     if a.chat:
         from seqapp.chat import partner
 
@@ -57,7 +57,7 @@ def command(a: argparse.Namespace) -> None:
         for answer in answers(run.load_model()):
             print(answer, flush=True)
         return
-    generate = TASKS[run.config.task].generator(run, wish)
+    generate = task_of(run.config.task).generator(run, wish)
     need_keras(a.modules)
     print(generate(run.load_model()))
 

@@ -23,7 +23,7 @@ from seqapp.fitting import Trainer
 from seqapp.model import SequenceModel
 from seqapp.run import Run, write_json
 from seqapp.study import Study
-from seqapp.tasks import TASKS
+from seqapp.tasks import task_of
 
 
 def run_job(run: Run, config: Config, resume: bool) -> None:
@@ -34,7 +34,7 @@ def run_job(run: Run, config: Config, resume: bool) -> None:
     began = time.monotonic()
     keras.utils.set_random_seed(config.training.seed)
     tf.config.experimental.enable_op_determinism()
-    study = TASKS[config.task].study(config)
+    study = task_of(config.task).study(config)
     say(study.summary)
     m, parameters = config.model, study.model.count_params()
     say(f"{m.cell}, {m.layers} × {m.units} units: {parameters:,} parameters")

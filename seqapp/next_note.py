@@ -70,6 +70,8 @@ FORMS: dict[str, Callable[[NextNoteConfig], Form]] = {"roll": RollForm, "melody"
 class NextNote:
     """Music, of the form that the setting `music` names."""
 
+    layout, default_data = "music", "music of music21"
+
     def defaults(self, own_data: bool, chosen: Mapping[str, Any] = NOTHING) -> Config:
         """For some hundreds of pieces, which the default data, Bach's chorales, are too.
 

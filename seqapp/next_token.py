@@ -13,6 +13,7 @@ import numpy as np
 
 from seqapp import forms
 from seqapp.config import NOTHING, Config, DataConfig, ModelConfig, TrainingConfig
+from seqapp.corpus import Split
 from seqapp.decoding import beam, sample
 from seqapp.errors import UsageError
 from seqapp.generate import Wish
@@ -26,12 +27,17 @@ from seqapp.study import Study
 from seqapp.turns import Turns, draw, table
 from seqapp.vocabulary import Vocabulary, plain
 
-LENGTHS = {"word": 40, "character": 300}  # tokens that are generated where nothing is said
+LENGTHS = {"word": 40, "symbol": 40, "character": 300}  # tokens that are generated where nothing is said
 LIKELY = 5  # tokens that a prediction tells the probabilities of
 
 
 class NextToken:
-    """A model of running text, of words or of characters."""
+    """A model of running text, of words or of characters.
+
+    A task of one's own that reads other things as texts of tokens overrides `defaults`, `texts` and `split`.
+    """
+
+    layout, default_data = "text", "the conversations of chitchat-dataset"
 
     def __init__(self, unit: str) -> None:
         self.unit = unit
@@ -61,21 +67,40 @@ class NextToken:
             characters, model=replace(characters.model, dropout=0.0), training=replace(characters.training, epochs=2)
         )
 
+    def texts(self, config: Config, data: str | None) -> list[str]:
+        """The documents of a file or folder; tells people which files it leaves out.
+
+        Raises:
+            UsageError: they cannot be read.
+        """
+        found, left_out = forms.documents(config.text.form, data)
+        for why in left_out:
+            print(f"left out: {why}", file=sys.stderr)
+        return [text for _, text in found]
+
+    def split(self, config: Config) -> Split:
+        """The documents of each part.
+
+        Raises:
+            UsageError: they cannot be read, or a part would be empty.
+        """
+        return forms.load(config, self.unit)
+
     def check_data(self, config: Config) -> None:
         # The default conversations need no look: they come with the package.
         if config.data.data or config.text.form == "recipe":
-            _texts(config.text.form, config.data.data)
+            self.texts(config, config.data.data)
 
     def study(self, config: Config) -> Study:
         from seqapp.token_study import TokenStudy
 
-        return TokenStudy.of(config, self.unit)
+        return TokenStudy.of(self.split(config), self.unit, config)
 
     def evaluation(self, run: Run, data: str | None) -> Callable[[Any], TokenReport]:
         vocabulary, part = run.vocabulary, "data" if data else run.held_out
         streams = {name: run.tokens(name) for name in dict.fromkeys(("train", "validation", run.held_out))}
         if data:
-            numbers = [number for text in _texts(run.config.text.form, data) for number in vocabulary.encode(text)]
+            numbers = [number for text in self.texts(run.config, data) for number in vocabulary.encode(text)]
             if not numbers:
                 raise UsageError(f"{data} holds no token: give a text with words in it.")
             streams["data"] = np.asarray(numbers, np.int32)
@@ -116,14 +141,6 @@ class NextToken:
             return vocabulary.join([*prompt, *(vocabulary.tokens[number] for number in added)]).strip("\n")
 
         return generate
-
-
-def _texts(form: str, data: str | None) -> list[str]:
-    """The documents of a file or folder; tells people which files it leaves out."""
-    found, left_out = forms.documents(form, data)
-    for why in left_out:
-        print(f"left out: {why}", file=sys.stderr)
-    return [text for _, text in found]
 
 
 def say_unknown(vocabulary: Vocabulary, tokens: Iterable[str]) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TextIO
 
 from seqapp import errors
-from seqapp.cli import Parser, add_import_flag, need_keras
+from seqapp.cli import Parser, add_import_flag, need_keras, open_run
 from seqapp.errors import UsageError
-from seqapp.run import Run, check_file, replacing
+from seqapp.run import check_file, replacing
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(a: argparse.Namespace) -> None:
-    from seqapp.tasks import TASKS
+    from seqapp.tasks import task_of
 
-    run = Run.open(a.run)
+    run = open_run(a.run, a.modules)
     if a.output:
         check_file(Path(a.output), "--output")
-    predict = TASKS[run.config.task].predictor(run, a.input)
+    predict = task_of(run.config.task).predictor(run, a.input)
     need_keras(a.modules)
     found = predict(run.load_model())
     with _opened(a.output) as stream:

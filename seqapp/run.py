@@ -55,7 +55,7 @@ class Run:
     @cached_property
     def config(self) -> Config:
         content = configuration.read_json(self.config_file)
-        if content.get("task") not in configuration.TASKS:
+        if not configuration.known(content.get("task")):
             raise UsageError(
                 f"{self.path} is a run of the task {content.get('task')!r}: "
                 f"this command knows {', '.join(configuration.TASKS)}."

@@ -89,7 +89,7 @@ def baselines(
     `more` makes further figures of the log-probabilities (N,) of the held-out stream.
     """
     models = {"unigram": KneserNey.fit(train, size, order=1)}
-    for order in (3,) if unit == "word" else (3, 5):
+    for order in (3, 5) if unit == "character" else (3,):
         models[f"kneser_ney_{order}"] = tuned(train, validation, size, order, end)
     result = {}
     for name, model in models.items():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from seqapp.classify import Classify
 from seqapp.config import NOTHING, Config
+from seqapp.errors import UsageError
 from seqapp.forecast import Forecast
 from seqapp.generate import Wish
 from seqapp.next_note import NextNote
@@ -19,7 +21,15 @@ from seqapp.translate import Translate
 
 
 class Task(Protocol):
-    """A kind of sequence and what is asked of it. Nothing here loads TensorFlow but where it says so."""
+    """A kind of sequence and what is asked of it. Nothing here loads TensorFlow but where it says so.
+
+    Attributes:
+        layout: what its runs hold, of which the export makes a bundle: text, classes, series, music or pairs.
+        default_data: what it learns from where no data are given, for people.
+    """
+
+    layout: str
+    default_data: str
 
     def defaults(self, own_data: bool, chosen: Mapping[str, Any] = NOTHING) -> Config:
         """The settings that suit data that people bring, or the default data, beside what is chosen of the task's own."""
@@ -68,3 +78,20 @@ TASKS: dict[str, Task] = {
     "forecast": Forecast(),
     "translate": Translate(),
 }
+
+
+def task_of(name: str) -> Task:
+    """A task by its name; one of the user's own by `package.module:Class`, whose module was imported.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    module, _, kind = name.partition(":")
+    made = getattr(sys.modules.get(module), kind, None)
+    if made is None:
+        raise UsageError(
+            f"There is no task {name}: name a class as package.module:Class, and its module with --import {module}."
+        )
+    return cast(Task, made())

@@ -13,6 +13,7 @@ from seqapp import forms
 from seqapp.batching import Tokens, Windows, dataset, stream_of
 from seqapp.carried import CarriedModel
 from seqapp.config import Config, TrainingConfig
+from seqapp.corpus import Split
 from seqapp.errors import UsageError
 from seqapp.job import build_model
 from seqapp.model import SequenceModel
@@ -39,9 +40,9 @@ class TokenStudy:
         self.summary = f"{len(vocabulary):,} {vocabulary.unit}s in the vocabulary; tokens: {sizes}"
 
     @classmethod
-    def of(cls, config: Config, unit: str) -> TokenStudy:
-        """The corpus that a configuration names, and a model with new weights."""
-        split, symbols = forms.load(config, unit), forms.SYMBOLS[config.text.form]
+    def of(cls, split: Split, unit: str, config: Config) -> TokenStudy:
+        """The documents of each part, cut into tokens of a unit, and a model with new weights."""
+        symbols = forms.SYMBOLS[config.text.form]
         vocabulary = Vocabulary.learn(split.train, unit, config.data.lower, config.data.min_count, symbols)
         parts = {
             name: [np.asarray(vocabulary.encode(text), np.int32) for text in texts]

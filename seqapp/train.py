@@ -11,11 +11,11 @@ from typing import Any
 
 from seqapp import config as configuration
 from seqapp import errors
-from seqapp.cli import Parser, add_import_flag, need_keras
+from seqapp.cli import Parser, add_import_flag, import_modules, need_keras
 from seqapp.config import Config
 from seqapp.errors import UsageError
 from seqapp.run import Run, check_target
-from seqapp.tasks import TASKS
+from seqapp.tasks import task_of
 
 
 def parser() -> Parser:
@@ -43,22 +43,25 @@ def main(argv: list[str] | None = None) -> int:
 def command(flags: dict[str, Any]) -> None:
     path, resume, overwrite, file, modules = (flags.pop(name) for name in ("run", "resume", "overwrite", "config", "modules"))
     if resume:
-        run, config = resumed(path, flags, file)
+        run, config = resumed(path, flags, file, modules)
         if not (run.path / "checkpoint").exists():
             print("the run is finished already: nothing to resume", file=sys.stderr)
             print(run.path)
             return
     else:
-        config = configuration.build(flags, configuration.read_json(Path(file)) if file else None)
-        run = Run(Path(path or f"runs/{config.task}-{time.strftime('%Y%m%d-%H%M%S')}"))
+        base = configuration.read_json(Path(file)) if file else {}
+        if ":" in str(flags.get("task", base.get("task"))):
+            import_modules(modules)
+        config = configuration.build(flags, base)
+        run = Run(Path(path or f"runs/{config.task.rpartition(':')[2]}-{time.strftime('%Y%m%d-%H%M%S')}"))
         check_target(run.path, "--run", "config.json", overwrite)
-        TASKS[config.task].check_data(config)
+        task_of(config.task).check_data(config)
     need_keras(modules)
     importlib.import_module("seqapp.job").run_job(run, config, resume)
     print(run.path)
 
 
-def resumed(path: str | None, flags: dict[str, Any], file: str | None) -> tuple[Run, Config]:
+def resumed(path: str | None, flags: dict[str, Any], file: str | None, modules: list[str]) -> tuple[Run, Config]:
     """An interrupted run and its settings; a longer training may be asked of it, and nothing else."""
     if not path or file:
         raise UsageError(
@@ -67,6 +70,8 @@ def resumed(path: str | None, flags: dict[str, Any], file: str | None) -> tuple[
     run = Run(Path(path))
     if not run.config_file.exists():
         raise UsageError(f"There is no run in {path} to resume: leave --resume out to start one.")
+    if ":" in str(configuration.read_json(run.config_file).get("task")):
+        import_modules(modules)
     own = run.config
     config = configuration.build(flags, configuration.read_json(run.config_file))
     longer = replace(own.training, epochs=config.training.epochs, time_limit=config.training.time_limit)

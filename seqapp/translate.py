@@ -29,6 +29,8 @@ SIDES = ("source", "target")
 class Translate:
     """A target for each source."""
 
+    layout, default_data = "pairs", "what Babel writes in two languages"
+
     def defaults(self, own_data: bool, chosen: Mapping[str, Any] = NOTHING) -> Config:
         """For some ten thousand sentences; the default data are dates, times and amounts as Babel writes them."""
         config = Config(

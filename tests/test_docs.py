@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.commands import ROOT, run, run_forked
 from tests.conftest import sentences, spelled_pairs
@@ -27,6 +33,46 @@ def test_a_cell_of_ones_own(tmp_path: Path) -> None:
     for file in ("model.tflite", "model.dynamic.tflite", "model.int8.tflite", "model.onnx", "model.int8.onnx"):
         assert (tmp_path / "runs/own/bundle" / file).exists()
     assert (tmp_path / "sensor-bundle/model.onnx").exists()
+
+
+def test_a_task_of_ones_own(tmp_path: Path) -> None:
+    page = (ROOT / "docs/own-task.md").read_text("utf-8")
+    code, commands, loading = (block for _, block in re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL))
+    (tmp_path / "my_tasks.py").write_text(code, "utf-8")
+    rng = random.Random(0)
+    rows = []
+    for session in range(400):
+        events = ["open", "search", *(["view-item", "add-to-cart", "pay"] if rng.random() < 0.7 else ["search", "close"])]
+        rows += [f"{session},{event}\n" for event in events]
+    (tmp_path / "my-log.csv").write_text("session,event\n" + "".join(rows), "utf-8")
+    (tmp_path / "my-sessions.txt").write_text("open search view-item\tadd-to-cart\nopen search search\tclose\n", "utf-8")
+    printed = {}
+    for command in commands.splitlines():
+        printed[command.split()[2]] = run_forked([sys.executable, *shlex.split(command)[1:]], tmp_path)
+    rows = [line.split("\t") for line in printed["seqapp.predict"].splitlines()]
+    assert [row[1:3] for row in rows[1:]] == [["add-to-cart"] * 2, ["close"] * 2]
+    assert printed["seqapp.generate"].startswith("open search ")
+    content = json.loads((tmp_path / "runs/events/bundle/manifest.json").read_text("utf-8"))
+    assert content["task"] == "my_tasks:NextEvent" and content["vocabulary"]["unit"] == "symbol"
+    likely = dict(eval(run([sys.executable, "-c", loading], tmp_path)))
+    assert likely["view-item"] == pytest.approx(0.7, abs=0.1)
+
+
+def test_a_task_of_ones_own_is_refused_in_one_line(tmp_path: Path) -> None:
+    page = (ROOT / "docs/own-task.md").read_text("utf-8")
+    (tmp_path / "my_tasks.py").write_text(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], "utf-8")
+    (tmp_path / "bad.csv").write_text("session,event\n1,open\n1,\n", "utf-8")
+    for given, part in (
+        (["--task", "my_tasks:NextEvent"], "There is no task my_tasks:NextEvent"),
+        (["--task", "my_tasks:Other", "--import", "my_tasks"], "There is no task my_tasks:Other"),
+        (["--task", "my_tasks:NextEvent", "--import", "none"], "--import none does not work"),
+        (["--task", "my_tasks:NextEvent", "--import", "my_tasks"], "There is no default log"),
+        (["--task", "my_tasks:NextEvent", "--import", "my_tasks", "--data", "bad.csv"], "bad.csv, row 3: expected a session"),
+    ):
+        command = [sys.executable, "-m", "seqapp.train", *given]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and done.stderr.startswith(f"error: {part}") and done.stderr.count("\n") == 1
 
 
 def test_the_commands_on_translations(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from seqapp.cells import GRUCell
 from seqapp.config import TrainingConfig, build
 from seqapp.errors import UsageError
 from seqapp.model import SequenceModel
+from seqapp.next_token import NextToken
 from seqapp.run import Run
 from seqapp.scoring import score
 from seqapp.token_study import TokenStudy
@@ -66,4 +67,4 @@ def test_other_data_are_no_resumption(tmp_path: Path) -> None:
 def test_a_split_without_a_token_is_refused(tmp_path: Path) -> None:
     (tmp_path / "talk.txt").write_text("one two three\n" * 40 + "\x01\x01\n" * 40, "utf-8")
     with pytest.raises(UsageError, match="split holds no token"):
-        TokenStudy.of(build({"data": str(tmp_path / "talk.txt"), "units": 4, "min_count": 1}), "word")
+        NextToken("word").study(build({"data": str(tmp_path / "talk.txt"), "units": 4, "min_count": 1}))
