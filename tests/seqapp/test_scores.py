@@ -1,0 +1,67 @@
+"""Scores: many files at once, pieces apart, keys by their names; what one file holds is in the tests of pieces and melodies."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from seqapp import melody, scores
+from seqapp.errors import UsageError
+from seqapp.scores import Score, each, key_name, read_all, scores_of, write_midi
+from tests.conftest import refused
+
+
+def abc(path: Path, number: int) -> Path:
+    path.write_text(f"X:{number}\nL:1/4\nK:C\n{'CDEFGAB'[number % 7]} {'cdefgab'[number % 5]}\n")
+    return path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    return [abc(tmp_path / f"{number:02}.abc", number) for number in range(12)]
+
+
+def test_many_files_are_read_as_one_after_the_other(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [scores_of(file) for file in files]
+    assert len({found[0].sounds for found in wanted}) > 6
+    monkeypatch.setattr(scores, "MUCH", 12)
+    assert each(partial(scores_of, part=None), files) == wanted
+
+
+def test_what_is_wrong_with_one_of_many_is_said(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "MUCH", 2)
+    files[7].write_text("X:1\nL:1/4\nK:C\nC\n")
+    refused(lambda: read_all(files[0].parent, (".abc",), melody.read_file), "07.abc has but one note")
+
+
+def test_a_part_by_its_name_or_number(tmp_path: Path) -> None:
+    mido = pytest.importorskip("mido")
+    file = mido.MidiFile()
+    for name, note in (("tune", 72), ("bass", 40)):
+        track = file.add_track(name)
+        track += [mido.Message("note_on", note=note, velocity=9), mido.Message("note_off", note=note, time=480)]
+    file.save(tmp_path / "a.mid")
+    for part, wanted in (("bass", [40]), ("1", [72]), (None, [72, 40])):
+        (found,) = scores_of(tmp_path / "a.mid", part)
+        assert [number for _, _, number in found.sounds] == wanted
+    refused(lambda: scores_of(tmp_path / "a.mid", "3"), "no part '3'", "1 tune, 2 bass")
+
+
+def test_what_ends_comes_before_what_begins(tmp_path: Path) -> None:
+    score = Score("a", ((0.0, 1.0, 60), (1.0, 2.0, 60), (1.0, 1.5, 64)), 90.0, "6/8")
+    write_midi(score, tmp_path / "a.mid")
+    (found,) = scores_of(tmp_path / "a.mid")
+    assert sorted(found.sounds) == sorted(score.sounds)
+    assert (found.tempo, found.meter) == (90.0, "6/8")
+
+
+def test_names_and_keys() -> None:
+    assert [key_name(key) for key in (0, 39, 40, 87)] == ["A0", "C4", "C#4", "C8"]
+    assert Score("a", ((0.0, 1.0, 20), (0.0, 1.0, 21), (0.0, 1.0, 108), (0.0, 1.0, 109))).of_piano == [
+        (0.0, 1.0, 0),
+        (0.0, 1.0, 87),
+    ]
+    with pytest.raises(UsageError, match="the most: leave it out"):
+        Score("a", ((0.0, 1e7, 60),))
