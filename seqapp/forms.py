@@ -67,7 +67,7 @@ def _document(form: str, *sections: tuple[str, Iterable[str]]) -> str:
     begin, *_ = SYMBOLS[form]
     text = begin
     for symbol, lines in sections:
-        kept = [plain(line, SYMBOLS[form]) for line in lines if line.strip()]
+        kept = [plain(" ".join(line.split()), SYMBOLS[form]) for line in lines if line.strip()]
         text += symbol + "".join(f"{line}\n" for line in kept) if kept else ""
     return text
 

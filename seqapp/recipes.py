@@ -31,8 +31,11 @@ def read(path: Path) -> tuple[dict[str, Recipe], list[str]]:
     of a file. Hidden files are none.
 
     Raises:
-        UsageError: nothing there, no Markdown file in it, no recipe in any of them, or a single file that is none.
+        UsageError: nothing there, no Markdown file in it, no recipe in any of them, a single file that is none, or a package is
+            missing.
     """
+    for package in ("markdown_it", "yaml"):
+        need(package, "text")
     if not path.exists():
         raise UsageError(f"There is no {path}: give a Markdown file, or a folder of them.")
     if path.is_file():

@@ -70,7 +70,7 @@ def test_there_are_no_default_recipes() -> None:
 def test_prompts(recipe_folder: Path) -> None:
     assert prompt("conversation", "hello there\nfine <turn>") == "<conversation><turn>hello there\n<turn>fine < turn>\n"
     assert prompt("conversation", "A: hello there\nA: how are you?\nB: fine") == TALK
-    assert prompt("recipe", "Boil it.\n\nEat it.\n") == "<recipe><step>Boil it.\n<step>Eat it.\n"
+    assert prompt("recipe", " Boil  it.\n\nEat it.\n") == "<recipe><step>Boil it.\n<step>Eat it.\n"
     assert prompt("recipe", str(recipe_folder / "soup.md")).startswith("<recipe>")
     assert prompt("recipe", str(recipe_folder / "soup.md")).count("<step>") == 4
     refused(lambda: prompt("recipe", "soup.md"), "There is no soup.md", "--prompt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,13 @@ def test_a_folder_with_odd_files(tmp_path: Path) -> None:
     refused(lambda: read(folder), "holds no recipe", "about.md has no steps")
     refused(lambda: read(folder / "cold"), "holds no recipe", "it has no Markdown file")
     refused(lambda: read(tmp_path / "none"), "There is no")
+
+
+def test_what_reads_markdown_may_be_missing(recipe_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("markdown_it", "yaml"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, module, None)
+            refused(lambda: read(recipe_folder), f"{module} is not installed", "pip install 'seqapp[text]'")
 
 
 def test_what_is_written_is_read_again() -> None:
