@@ -11,8 +11,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tqdm import tqdm
-
 from seqapp.arrays import DAMAGE
 from seqapp.errors import UsageError, need
 
@@ -104,6 +102,8 @@ def each(read_file: Callable[[Path], R], files: Sequence[Path]) -> list[R]:
     """
     if sum(file.suffix.lower() in NOTATION for file in files) < MUCH:
         return [read_file(file) for file in files]
+    from tqdm import tqdm
+
     # A process that has loaded TensorFlow must not be forked.
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         found = pool.map(read_file, files, chunksize=8)

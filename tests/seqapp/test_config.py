@@ -140,7 +140,8 @@ def test_a_whole_number_does_for_a_fraction() -> None:
         ({"training": {"time_limit": "long"}}, "The setting 'time_limit' must be of type float | None"),
         (
             {"task": "next-move"},
-            "--task must be one of next-word, next-character, next-note, classify, forecast, translate. Received: next-move",
+            "--task must be one of next-word, next-character, next-note, classify, forecast, translate, "
+            "or package.module:Class. Received: next-move",
         ),
         ({"task": None}, "--task must be one of"),
     ],
