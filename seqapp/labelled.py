@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seqapp import ts_file
 from seqapp.arrays import read_npz
 from seqapp.corpus import read_text
 from seqapp.errors import UsageError
@@ -33,8 +34,9 @@ class Example:
 def read(path: Path) -> dict[str, list[Example]]:
     """The examples of a file, under the name "all"; of a folder, those of its files train, validation and test, by these names.
 
-    A file is `.tsv` (label TAB text), `.csv` (label, then the numbers of a series of its own length) or `.npz` (`x` (N, T) or
-    (N, T, F), `y` (N,) or (N, T), and `lengths` (N,) where the series differ in length).
+    A file is `.tsv` (label TAB text), `.csv` (label, then the numbers of a series of its own length), `.ts` (series of the UEA
+    and UCR archives) or `.npz` (`x` (N, T) or (N, T, F), `y` (N,) or (N, T), and `lengths` (N,) where the series differ in
+    length).
 
     Raises:
         UsageError: something cannot be read: which file, which line, and what is wrong with it.
@@ -169,6 +171,7 @@ def _label(value: Any, length: int) -> str | tuple[str, ...]:
 READERS: dict[str, Callable[[Path], Iterator[Example]]] = {
     ".tsv": lambda path: texts_of(read_text(path), path.name),
     ".csv": lambda path: series_of(read_text(path), path.name),
+    ".ts": lambda path: (Example(*row) for row in ts_file.rows(read_text(path), path.name, _number)),
     ".npz": _arrays,
 }
 

@@ -87,7 +87,7 @@ def test_train_refuses_bad_data(
         (["--both-ways"], ("--both-ways", "for the task classify", "next-word")),
         (["--task", "next-character", "--fold", "2"], ("--fold", "for the task classify", "next-character")),
         (["--task", "classify", "--unit", "syllable"], ("--unit", "word or character", "syllable")),
-        (["--task", "classify"], ("talk.txt should be .tsv, .csv, .npz", "label TAB text")),
+        (["--task", "classify"], ("talk.txt should be .tsv, .csv, .ts, .npz", "label TAB text")),
         (["--task", "forecast"], ("talk.txt should be a .csv", "columns of numbers")),
         (["--horizon", "3"], ("--horizon", "for the task forecast", "next-word")),
         (["--form", "poem"], ("--form", "text, conversation, recipe", "poem")),
@@ -439,7 +439,7 @@ CLASSIFY = ["--task", "classify", *SMALL, "--min-count", "1"]
         ("data.tsv", "".join(f"yes\ttext {i}\n" for i in range(60)), ("two classes or more", "Received: yes")),
         ("data.tsv", "".join(f"text {i}\n" for i in range(60)), ("two classes or more", "Received: none")),
         ("data.csv", "up,1\ndown,2\n", ("Nothing is left for the",)),
-        ("data.txt", "yes\tIt is.\n", ("should be .tsv, .csv, .npz",)),
+        ("data.txt", "yes\tIt is.\n", ("should be .tsv, .csv, .ts, .npz",)),
         ("data.npz", "nothing", ("data.npz cannot be read as .npz",)),
     ],
 )

@@ -144,8 +144,8 @@ def test_a_file_is_all_of_it(write: Write) -> None:
         ("data.tsv", b"a\tb\0c", ("data.tsv is a binary file",)),
         ("data.csv", b"\x89PNG\r\n\x1a\n\0\0", ("data.csv is a binary file",)),
         ("data.tsv", "a\tcafé".encode("latin-1"), ("data.tsv is not UTF-8", "iconv")),
-        ("data.txt", b"a\tb", ("data.txt should be .tsv, .csv, .npz", "label TAB text")),
-        ("data", b"a\tb", ("data should be .tsv, .csv, .npz",)),
+        ("data.txt", b"a\tb", ("data.txt should be .tsv, .csv, .ts, .npz", "label TAB text")),
+        ("data", b"a\tb", ("data should be .tsv, .csv, .ts, .npz",)),
     ],
 )
 def test_files_that_are_refused(name: str, content: bytes, parts: tuple[str, ...], write: Write) -> None:
@@ -195,7 +195,7 @@ def test_a_truncated_archive(kept: float, arrays: Callable[..., Path]) -> None:
 
 def test_nothing_there(tmp_path: Path) -> None:
     refused(lambda: read(tmp_path / "none.tsv"), "There is no", "none.tsv", "a folder with train and test")
-    refused(lambda: read(tmp_path), "must hold one file train and one test", ".tsv, .csv, .npz", "There is: nothing")
+    refused(lambda: read(tmp_path), "must hold one file train and one test", ".tsv, .csv, .ts, .npz", "There is: nothing")
 
 
 @pytest.mark.parametrize("name", ["train", "test"])
