@@ -79,12 +79,12 @@ class Melody:
 
     @property
     def roll(self) -> Array:
-        """A picture (T, 88) of it, a frame a tick; a note ends a tick early, so that the next of the same pitch is another."""
+        """A picture (T, 88) of it, a frame a tick; a note ends a little early, so that the next of the same pitch is another."""
         roll = np.zeros((int(self.notes[:, 1].sum()), KEYS), np.uint8)
         now = 0
         for pitch, ticks in self.notes:
             if pitch != REST:
-                roll[now : now + max(1, ticks - 1), pitch] = 1
+                roll[now : now + max(1, ticks - 2), pitch] = 1
             now += int(ticks)
         return roll
 

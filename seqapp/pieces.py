@@ -157,7 +157,8 @@ def draw(pieces: Sequence[tuple[str, Array]], frame: float, path: Path) -> None:
 
     figure, grid = pyplot.subplots(len(pieces), figsize=(10, 2.6 * len(pieces)), layout="constrained", squeeze=False)
     for axes, (name, roll) in zip(grid[:, 0], pieces, strict=True):
-        keys = np.flatnonzero(roll.any(0)) if roll.any() else np.array([39])
+        heard = roll.max(0) > 0.02  # what is less likely is white
+        keys = np.flatnonzero(heard) if heard.any() else np.array([39])
         low, high = max(0, int(keys[0]) - 2), min(KEYS, int(keys[-1]) + 3)
         extent = (0, len(roll) * frame, low - 0.5, high - 0.5)
         axes.imshow(roll[:, low:high].T, aspect="auto", origin="lower", extent=extent, cmap="Greys", interpolation="nearest")

@@ -57,7 +57,7 @@ def test_what_is_written_is_read_again(seed: int, tmp_path: Path) -> None:
 
 def test_the_picture_tells_notes_apart() -> None:
     roll = Melody("a", np.array([[3, 4], [3, 4], [REST, 2], [5, 1]])).roll
-    np.testing.assert_array_equal(roll[:, 3], [1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(roll[:, 3], [1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0])
     np.testing.assert_array_equal(np.flatnonzero(roll[:, 5]), [10])
 
 
