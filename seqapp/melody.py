@@ -79,7 +79,7 @@ class Melody:
 
     @property
     def roll(self) -> Array:
-        """A picture (T, 88) of it, a frame a tick; a note ends a little early, so that the next of the same pitch is another."""
+        """A picture (T, 88) of it, a frame a tick; a note ends a little early, so that the next one is another."""
         roll = np.zeros((int(self.notes[:, 1].sum()), KEYS), np.uint8)
         now = 0
         for pitch, ticks in self.notes:
