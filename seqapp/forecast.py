@@ -72,33 +72,39 @@ class Forecast:
         known = run.kept_baselines(data)
         return lambda model: ForecastReport.of(compiled(model), framing, outlooks, part, known)
 
-    def predictor(self, run: Run, source: str) -> Callable[[Any], list[Prediction]]:
+    def predictor(self, run: Run, source: str, hold_back: bool = False) -> Callable[[Any], list[Prediction]]:
+        """With `hold_back`, the last horizon of each series is forecast from what comes before it, and is the reference."""
         if source == "-":
             raise UsageError("A forecast goes on from a table: name a .csv file with --input.")
         framing = load_framing(run.path)
         found = fitting(tables.read(Path(source), run.config.forecast.target), framing, source)
-        outlooks = [outlook(series, framing, len(series), np.array([len(series)])) for series in found]
+        ends = [len(one) - (framing.horizon if hold_back else 0) for one in found]
+        outlooks = [outlook(one, framing, end, np.array([end])) for one, end in zip(found, ends, strict=True)]
         return lambda model: [
             row
             for about, quantiles in zip(outlooks, forecasts(compiled(model), framing, outlooks), strict=True)
-            for row in _predictions(about.series, quantiles[0])
+            for row in _predictions(about, quantiles[0])
         ]
 
     def generator(self, run: Run, wish: Wish) -> NoReturn:
         nothing_to_generate(run)
 
 
-def _predictions(series: Series, quantiles: Array) -> list[Prediction]:
+def _predictions(about: Outlook, quantiles: Array) -> list[Prediction]:
     """One for each timestep to come: the median, the width of the interval that holds 90 %, and all quantiles."""
+    series, end = about.series, int(about.origins[0])
+    after: list[str | None] = [f"{value:.9g}" for value in series.values[end:]]
     return [
         Prediction(
             f"{series.name} {date}".strip(),
-            None,
+            reference,
             f"{row[MEDIAN]:.9g}",
             float(row[-1] - row[0]),
             tuple((f"{level:g}", float(value)) for level, value in zip(LEVELS, row, strict=True)),
         )
-        for date, row in zip(series.dates_after(len(quantiles)), quantiles, strict=True)
+        for date, reference, row in zip(
+            series.first(end).dates_after(len(quantiles)), after or [None] * len(quantiles), quantiles, strict=True
+        )
     ]
 
 

@@ -45,6 +45,11 @@ def main(argv: list[str] | None = None) -> int:
         help="lines of text, or data as the run was trained on, labels left out or not (default: -, standard input)",
     )
     p.add_argument("--output", metavar="FILE", help="write there instead of to standard output")
+    p.add_argument(
+        "--hold-back",
+        action="store_true",
+        help="of series: forecast the last timesteps that the file has, from those before, beside what they were",
+    )
     p.add_argument("--json", action="store_true", help="write JSON objects, with the five likeliest answers or the quantiles")
     add_import_flag(p)
     a = p.parse_args(argv)
@@ -52,12 +57,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(a: argparse.Namespace) -> None:
+    from seqapp.forecast import Forecast
     from seqapp.tasks import task_of
 
     run = open_run(a.run, a.modules)
     if a.output:
         check_file(Path(a.output), "--output")
-    predict = task_of(run.config.task).predictor(run, a.input)
+    task = task_of(run.config.task)
+    if not a.hold_back:
+        predict = task.predictor(run, a.input)
+    elif isinstance(task, Forecast):
+        predict = task.predictor(run, a.input, hold_back=True)
+    else:
+        raise UsageError(f"--hold-back is for forecasts: leave it out. Received: a run of the task {run.config.task}")
     need_keras(a.modules)
     found = predict(run.load_model())
     with _opened(a.output) as stream:

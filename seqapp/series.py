@@ -6,7 +6,7 @@ import io
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,11 @@ class Series:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def first(self, count: int) -> Series:
+        """Its first timesteps."""
+        dates = None if self.dates is None else self.dates[:count]
+        return replace(self, values=self.values[:count], beside=self.beside[:count], dates=dates)
 
     def dates_after(self, count: int) -> list[str]:
         """The next dates, or numbers of timesteps, for people."""

@@ -146,6 +146,32 @@ def test_the_run_says_how_series_go_on(forecasted: Forecasted, series_file: Path
     np.testing.assert_allclose(values, wanted, rtol=1e-6, equal_nan=False)
 
 
+def test_what_is_held_back_is_the_reference(
+    forecasted: Forecasted, series_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The forecast knows nothing of it: it is the one of a file that ends there."""
+    run, lines = str(forecasted().path), series_file.read_text("utf-8").splitlines()
+    (tmp_path / "shorter.csv").write_text("\n".join(lines[:-5]) + "\n", "utf-8")
+    capsys.readouterr()
+    assert predict.main([run, "--input", str(series_file), "--hold-back"]) == 0
+    header, *rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert predict.main([run, "--input", str(tmp_path / "shorter.csv")]) == 0
+    _, *shorter = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert header == ["input", "reference", "prediction", "score"]
+    assert [[row[0], *row[2:]] for row in rows] == shorter
+    sold, asked = read(series_file, None)
+    np.testing.assert_allclose([float(row[1]) for row in rows], np.r_[sold.values[-5:], asked.values[-5:]])
+
+
+def test_only_series_are_held_back(trained: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained()
+    capsys.readouterr()
+    assert predict.main([str(run.path), "--hold-back"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --hold-back is for forecasts: leave it out. Received: a run of the task next-word\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
