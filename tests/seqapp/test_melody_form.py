@@ -15,6 +15,7 @@ import seqapp.predict
 import seqapp.train
 from seqapp import melody
 from seqapp.chain import Stepwise
+from seqapp.config import build
 from seqapp.decoding import Sampling
 from seqapp.melody import END, PITCHES, REST, Durations, Melody, load_codes, pitch_name
 from seqapp.melody_form import continued, durations_of
@@ -184,3 +185,13 @@ def test_train_refuses(
     for part in parts:
         assert part in error
     assert not Path("run").exists()
+
+
+def test_the_default_melodies_have_settings_of_their_own() -> None:
+    default = build({"task": "next-note", "music": "melody"})
+    assert (default.next_note.transpose, default.training.bptt) == (0, 64)
+    assert build({}, {"task": "next-note", "next_note": {"music": "melody"}}) == default
+    assert build({"task": "next-note", "music": "melody", "transpose": 3, "bptt": 9}).training.bptt == 9
+    for other in ({"task": "next-note"}, {"task": "next-note", "music": "melody", "data": "a.mid"}):
+        config = build(other)
+        assert (config.next_note.transpose, config.training.bptt) == (5, 128)
