@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from seqapp.melody import Melody
 from seqapp.pieces import Piece
 from seqapp.scores import write_midi
 from tests.commands import ROOT, run, run_forked
-from tests.conftest import dated_values, sentences, spelled_pairs, talks, tune, write_recipes
+from tests.conftest import dated_values, sentences, spelled_pairs, talks, tune, verse, write_recipes
 
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -44,6 +45,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "my-music").mkdir()
     for i in range(40):
         write_midi(Piece("tune", tune(i), 0.5).score, path / "my-music" / ("song.mid" if i == 0 else f"{i}.mid"))
+    (path / "my-tunes").mkdir()
+    for i in range(40):
+        write_midi(Melody("tune", verse(i)).score, path / "my-tunes" / f"{i}.mid")
     of_runs: dict[str, list[str]] = {}
     for line in COMMANDS[2:]:
         of_runs.setdefault(re.findall(r"runs/\w+", line)[0], []).append(line)
@@ -87,6 +91,8 @@ def test_music_is_made(folder: Path) -> None:
         "song-goes-on.mid",
         "song-goes-on.png",
         "runs/chorales/generated.mid",
+        "new-tune.mid",
+        "new-tune.png",
         "runs/music/bundle/model.dynamic.tflite",
     ):
         assert (folder / path).stat().st_size > 100
