@@ -126,6 +126,18 @@ def test_the_readme_runs(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert capsys.readouterr().out == printed
 
 
+def test_the_example_of_the_page_sings(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs/music.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    capsys.readouterr()
+    exec(example.replace("runs/tunes/bundle", str(bundle)), {})
+    sung = [line.split() for line in capsys.readouterr().out.splitlines()]
+    quarters = set(map(str, manifest(bundle)["melody"]["durations"]))
+    assert len(sung) > 3
+    for pitch, duration in sung:
+        assert duration in quarters and (pitch == "rest" or 21 <= int(pitch) <= 108)
+
+
 def test_a_manifest_that_names_another_output_is_refused(bundle: Path, tmp_path: Path) -> None:
     content = manifest(bundle)
     spec = reading.spec_of(bundle, content)
