@@ -56,7 +56,13 @@ def export_run(run: Run, target: Path, formats: list[str], precisions: list[str]
         "music": _of_music,
         "pairs": _of_translator,
     }
-    source = makers[task_of(run.config.task).layout](run)
+    layout = getattr(task_of(run.config.task), "layout", None)
+    if layout not in makers:
+        raise UsageError(
+            f"The task {run.config.task} must have a layout among {', '.join(makers)}: say what its runs hold, or make the "
+            f"bundle with export.convert(model, directory). Received: {layout!r}"
+        )
+    source = makers[layout](run)
     return table(write_bundle(source, target, _fitting(source, wanted(formats, precisions, profiles))))
 
 

@@ -65,9 +65,18 @@ def open_run(path: str, modules: list[str]) -> Run:
         UsageError: as `Run.open`, or a module is not there.
     """
     run = Run.open(path)
-    if ":" in str(read_json(run.config_file).get("task")):
-        import_modules(modules)
+    import_task(read_json(run.config_file).get("task"), modules)
     return run
+
+
+def import_task(task: object, modules: list[str]) -> None:
+    """Imports the modules where the task is one of the user's own, so that it is there when the settings are read.
+
+    Raises:
+        UsageError: a module is not there.
+    """
+    if ":" in str(task):
+        import_modules(modules)
 
 
 @contextmanager

@@ -115,9 +115,7 @@ class MelodyReport(Report):
                 for key, width in (("pitch_accuracy", 14), ("duration_accuracy", 16))
             )
             lines.append(f"{label.replace('_', '-'):24}{row['nats_per_note']['value']:14.3f}{right}".rstrip())
-        best, value = self.strongest("nats_per_note")
-        below = value - mine["nats_per_note"]["value"]
-        lines.append(f"{abs(below):.3f} nats {'below' if below >= 0 else 'above'} {best}")
+        lines.append(self.nats_below_best())
         return "\n".join(lines)
 
     def draw(self, folder: Path) -> None:

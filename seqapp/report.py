@@ -43,6 +43,12 @@ class Report(ABC):
         name = choose(self.baselines, key=lambda name: float(self.baselines[name][figure]["value"]))
         return name.replace("_", "-"), float(self.baselines[name][figure]["value"])
 
+    def nats_below_best(self) -> str:
+        """How far the model's loss is below that of the best baseline, for people."""
+        best, value = self.strongest(self.loss)
+        below = value - float(self.mine[self.loss]["value"])
+        return f"{abs(below):.3f} nats {'below' if below >= 0 else 'above'} {best}"
+
     @abstractmethod
     def table(self, name: str) -> str:
         """For people; `name` is what the model is called."""

@@ -79,9 +79,7 @@ class RollReport(Report):
         for label, row in {name: mine, **self.baselines}.items():
             nats, accuracy = (row[key]["value"] for key in ("nll_per_frame", "frame_accuracy"))
             lines.append(f"{label.replace('_', '-'):16}{nats:16.3f}{accuracy:12.1%}")
-        best, value = self.strongest("nll_per_frame")
-        below = value - mine["nll_per_frame"]["value"]
-        lines.append(f"{abs(below):.3f} nats {'below' if below >= 0 else 'above'} {best}")
+        lines.append(self.nats_below_best())
         return "\n".join(lines)
 
     def draw(self, folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from seqapp import config as configuration
 from seqapp import errors
-from seqapp.cli import Parser, add_import_flag, import_modules, need_keras
+from seqapp.cli import Parser, add_import_flag, import_task, need_keras
 from seqapp.config import Config
 from seqapp.errors import UsageError
 from seqapp.run import Run, check_target
@@ -50,8 +50,7 @@ def command(flags: dict[str, Any]) -> None:
             return
     else:
         base = configuration.read_json(Path(file)) if file else {}
-        if ":" in str(flags.get("task", base.get("task"))):
-            import_modules(modules)
+        import_task(flags.get("task", base.get("task")), modules)
         config = configuration.build(flags, base)
         run = Run(Path(path or f"runs/{config.task.rpartition(':')[2]}-{time.strftime('%Y%m%d-%H%M%S')}"))
         check_target(run.path, "--run", "config.json", overwrite)
@@ -70,8 +69,7 @@ def resumed(path: str | None, flags: dict[str, Any], file: str | None, modules: 
     run = Run(Path(path))
     if not run.config_file.exists():
         raise UsageError(f"There is no run in {path} to resume: leave --resume out to start one.")
-    if ":" in str(configuration.read_json(run.config_file).get("task")):
-        import_modules(modules)
+    import_task(configuration.read_json(run.config_file).get("task"), modules)
     own = run.config
     config = configuration.build(flags, configuration.read_json(run.config_file))
     longer = replace(own.training, epochs=config.training.epochs, time_limit=config.training.time_limit)

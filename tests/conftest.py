@@ -30,6 +30,14 @@ def refused(work: Callable[[], object], *parts: str) -> None:
         assert part in str(error.value)
 
 
+def one_line(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
+    """What a command that refused has written: an error of one line that holds the parts."""
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    for part in parts:
+        assert part in error
+
+
 def sentences(count: int, seed: int = 0) -> str:
     """Text with a grammar that a small model can learn: agreement, and a question that its answer repeats."""
     rng = random.Random(seed)

@@ -10,11 +10,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from export.conversion import export_run
+from seqapp.next_token import NextToken
+from seqapp.run import Run
 from tests.commands import ROOT, run, run_forked
-from tests.conftest import sentences, spelled_pairs
+from tests.conftest import refused, sentences, spelled_pairs
 
 
 def test_a_cell_of_ones_own(tmp_path: Path) -> None:
@@ -73,6 +77,13 @@ def test_a_task_of_ones_own_is_refused_in_one_line(tmp_path: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 2 and done.stderr.startswith(f"error: {part}") and done.stderr.count("\n") == 1
+
+
+def test_a_task_of_ones_own_without_a_layout_is_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = type("Mine", (NextToken,), {"layout": "waves", "__init__": lambda self: NextToken.__init__(self, "word")})
+    monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(Mine=task))
+    (tmp_path / "config.json").write_text('{"task": "mine:Mine"}', "utf-8")
+    refused(lambda: export_run(Run(tmp_path), tmp_path / "b", [], [], []), "layout among text, classes", "Received: 'waves'")
 
 
 def test_the_commands_on_translations(tmp_path: Path) -> None:
