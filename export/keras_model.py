@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from inspect import isclass, isfunction
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 from seqapp.classifier import Classifier
@@ -67,11 +69,15 @@ def fixed_length(model: Any) -> int | None:
 
 
 def output(model: Any, x: Array) -> Array:
-    """The first output of a model for x (1, T) or (1, T, F), from its first states; the model is left as it was."""
+    """The first output of a model for x (1, T) or (1, T, F), from its first states; the model is left as it was.
+
+    In a graph: operation by operation, a hundred timesteps take a second.
+    """
     rows = getattr(model, "input_shape", (None,))[0] or 1
     given = np.repeat(x, rows, axis=0)
+    inputs = [given, np.full(rows, x.shape[1])] if isinstance(model, Classifier) else given
     with _as_it_was(model):
-        found = model([given, np.full(rows, x.shape[1])] if isinstance(model, Classifier) else given, training=False)
+        found = tf.function(partial(model, training=False), autograph=False)(inputs)
     return np.asarray(found[0] if isinstance(found, (tuple, list)) else found)[:1]
 
 

@@ -99,12 +99,6 @@ def float16(content: bytes) -> bytes:
     return flatbuffer.write(model)
 
 
-def int8_tensors(content: bytes) -> int:
-    """How many tensors of a file hold weights in int8."""
-    model = flatbuffer.read(content)
-    return sum(t.type == KINDS.INT8 and model.buffers[t.buffer].data is not None for g in model.subgraphs for t in g.tensors)
-
-
 def product_tensors(step: bytes) -> list[int]:
     """The tensors of a `step` file whose ranges `int8` wants to know."""
     model = flatbuffer.read(step)

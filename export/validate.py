@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from export import flatbuffer, micro, onnx_graph, quantize, runners, trainable
+from export import flatbuffer, micro, onnx_graph, runners, trainable
 from export.artifact import MICRO, TRAINABLE, Artifact
 from export.parity import STEPS, Parity
 from export.reference import QUALITY, Reference
@@ -179,7 +179,7 @@ def check_size(artifact: Artifact, path: Path, largest: int | None) -> Iterator[
     size = path.stat().st_size
     if largest is not None and size >= largest:
         yield f"it has {size:,} bytes, and the file in float32 has {largest:,}: leave {artifact.precision} out"
-    count = quantize.int8_tensors(path.read_bytes()) if artifact.format == "tflite" else onnx_graph.int8_tensors(path)
+    count = flatbuffer.int8_tensors(path.read_bytes()) if artifact.format == "tflite" else onnx_graph.int8_tensors(path)
     if artifact.precision != "float16" and not count:
         yield f"it holds no weight in int8, since none is large enough to gain by it: leave {artifact.precision} out"
 

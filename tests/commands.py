@@ -47,7 +47,9 @@ def run_forked(command: list[str], folder: Path) -> str:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    """With TensorFlow's own number of threads."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("TF_NUM_")}
+    return {**own, "PYTHONPATH": str(ROOT)}
 
 
 @cache

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Tests run beside each other, and threads would wait for each other's. Commands have as many as a user's (tests/commands.py).
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -19,6 +22,12 @@ from seqapp.run import Run
 from seqapp.train import main as train
 
 CELLS = ("plain", "lstm", "gru", "cifg")
+# Those that take the longest come first: none should be begun when the other worker has nothing left to do.
+LONGEST = ("tests/test_readme.py", "tests/test_docs.py", "tests/export/test_matrix.py", "tests/test_commands.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((i for i, path in enumerate(LONGEST) if item.nodeid.startswith(path)), len(LONGEST)))
 
 
 def refused(work: Callable[[], object], *parts: str) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import export.__main__
@@ -420,6 +421,16 @@ def test_resume_after_a_stop_between_training_and_measuring(stopped: Path, capsy
     assert seqapp.train.main(["--run", str(stopped), "--resume"]) == 0
     assert (stopped / "metrics.json").exists()
     assert not (stopped / "checkpoint").exists()
+
+
+def test_many_threads_train_the_same_model_twice(text_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "seqapp.train", "--data", str(text_file), "--units", "128", "--batch-size", "32"]
+    for name in ("one", "other"):
+        run_forked([*command, "--epochs", "1", "--run", name], tmp_path)
+    one, other = (Run.open(tmp_path / name) for name in ("one", "other"))
+    for a, b in zip(one.load_model().get_weights(), other.load_model().get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert one.metrics["test"] == other.metrics["test"]
 
 
 def test_resume_may_ask_for_more_epochs(stopped: Path) -> None:

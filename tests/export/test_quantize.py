@@ -181,7 +181,7 @@ def test_sizes(whole: bytes, content: dict[str, bytes], network: Network) -> Non
 
 
 def test_int8_tensors_are_counted(whole: bytes, content: dict[str, bytes]) -> None:
-    assert quantize.int8_tensors(whole) == quantize.int8_tensors(content["float16"]) == 0
+    assert flatbuffer.int8_tensors(whole) == flatbuffer.int8_tensors(content["float16"]) == 0
     for name, graphs in (("dynamic", 3), ("int8", 1)):
         model = flatbuffer.read(content[name])
         holders = [
@@ -190,7 +190,7 @@ def test_int8_tensors_are_counted(whole: bytes, content: dict[str, bytes]) -> No
             for tensor in graph.tensors
             if tensor.type == quantize.KINDS.INT8 and model.buffers[tensor.buffer].data is not None
         ]
-        assert quantize.int8_tensors(content[name]) == len(holders) >= 3 * graphs
+        assert flatbuffer.int8_tensors(content[name]) == len(holders) >= 3 * graphs
 
 
 def test_signatures(content: dict[str, bytes]) -> None:
@@ -292,5 +292,5 @@ def test_a_model_without_large_weights_stays_as_it_is() -> None:
     small = tflite_of("plain", 1, "projected")
     for change in (quantize.dynamic_range, quantize.float16):
         changed = change(small)
-        assert quantize.int8_tensors(changed) == 0
+        assert flatbuffer.int8_tensors(changed) == 0
         assert flatbuffer.operators(changed) == flatbuffer.operators(small)
