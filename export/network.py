@@ -19,7 +19,7 @@ from keras import layers, ops
 from export.keras_model import in_float64, layers_of
 from export.spec import Parts, categorical
 from export.stages import MERGES, Affine, Both, Drive, Lookup, Pointwise, Recurrent, Scaled, Stage
-from seqapp.cells import States, Tensor
+from seqapp.cell import States, Tensor
 from seqapp.classifier import Classifier
 from seqapp.errors import UsageError
 from seqapp.model import SequenceModel

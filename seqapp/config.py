@@ -15,7 +15,7 @@ from typing import Any
 from seqapp.errors import UsageError
 
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
-CELL_NAMES = ("plain", "lstm", "gru", "cifg")
+CELL_NAMES = ("plain", "lstm", "gru", "cifg", "mingru", "minlstm", "lru")
 TASKS = ("next-word", "next-character", "next-note", "classify", "forecast", "translate")
 
 

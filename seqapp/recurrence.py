@@ -8,10 +8,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from seqapp.cells import States, Tensor, by_halves
+from seqapp.cell import Cell, States, Tensor, by_columns
+from seqapp.linear_cells import LinearCell
 
 Drive = Callable[[Any, Tensor, States], tuple[Tensor, Any]]  # (layer, x, its states) -> outputs, its states after
-UNROLLED = 64  # timesteps; a longer window would take too long to trace
+CHUNK = 20  # timesteps; more would be quicker by little, and take longer to trace
 
 
 @keras.saving.register_keras_serializable(package="seqapp")
@@ -40,38 +41,68 @@ class Recurrence(keras.layers.RNN):
             ones = ops.ones_like(initial_state[0])
             self.cell.recurrent_mask = keras.random.dropout(ones, self.recurrent_dropout, seed=self.seed_generator)
         try:
-            if training and mask is None and by_halves(self.cell) and not self.go_backwards:
-                short = (sequences.shape[1] or UNROLLED + 1) <= UNROLLED
-                return (self.unrolled if short else self.looped)(sequences, initial_state)
+            if training and mask is None and sequences.shape[1] and not self.go_backwards:
+                if isinstance(self.cell, LinearCell):
+                    outputs, states = self.cell.scan(sequences, initial_state)
+                    return outputs[:, -1], outputs, states
+                if by_columns(self.cell):
+                    return self.in_columns(sequences, initial_state)
             return super().inner_loop(sequences, initial_state, mask, training=training)
         finally:
             if dropped:
                 self.cell.recurrent_mask = None
 
-    def unrolled(self, x: Any, states: Any) -> Any:
-        """The loop written out, its input products as one: what Keras's loop returns, sooner for the windows of training."""
-        outputs = []
-        for now in ops.unstack(self._projected(ops.swapaxes(x, 0, 1)), ops.shape(x)[1]):
-            y, states = self.cell.recur(now, states)
-            outputs.append(y)
-        return outputs[-1], ops.stack(outputs, axis=1), states
-
-    def looped(self, x: Any, states: Any) -> Any:
-        """Keras's loop, its input products as one."""
-        self.cell.projected = True
-        try:
-            return super().inner_loop(self._projected(x), states, None, training=True)
-        finally:
-            self.cell.projected = False
-
-    def _projected(self, x: Any) -> Any:
-        """The input half of the product (..., F) -> (..., gates·U), all timesteps at once."""
-        rows, columns, features = ops.shape(x)
-        flat = self.cell.project(ops.reshape(x, (-1, features)))
-        return ops.reshape(flat, (rows, columns, flat.shape[-1]))
+    def in_columns(self, x: Any, states: Any) -> Any:
+        """Keras's loop over chunks of timesteps: what its loop over timesteps returns, in half the time."""
+        timesteps, size = x.shape[1], chunk_size(x.shape[1])
+        rest, outputs = timesteps % size, []
+        states = [ops.transpose(state) for state in states]
+        loop = keras.layers.RNN(Chunk(self.cell), return_sequences=True)
+        for part, length in ((x[:, : timesteps - rest], size), (x[:, timesteps - rest :], rest)):
+            if length:
+                cut = ops.reshape(part, (-1, part.shape[1] // length, length, x.shape[2]))
+                _, y, states = loop.inner_loop(cut, states, None)
+                outputs.append(ops.reshape(y, (-1, part.shape[1], self.cell.output_size)))
+        y = outputs[0] if not rest else ops.concatenate(outputs, axis=1)
+        return y[:, -1], y, [ops.transpose(state) for state in states]
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "recurrent_dropout": self.recurrent_dropout}
+
+
+class Chunk:
+    """Some timesteps of a cell written out, to Keras's loop as one: inputs (B, C, F) and states (U, B) -> outputs (B, C, U) and
+    states.
+
+    Everything in it is in columns, a batch of them side by side. With the few rows of a batch, processors multiply a kernel by
+    columns in half the time that rows by a kernel take, and gates that lie one above the other need no copy to be told apart.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell, self.state_size = cell, cell.state_size
+        # Outside of the loop: TensorFlow would fold a transposition inside of it back into the slower product.
+        (kernel, bias), (recurrent, more) = cell.input_part, cell.recurrent_part
+        self.kernel, self.bias = ops.transpose(kernel), bias[:, None]
+        self.recurrent, self.more = ops.transpose(recurrent), None if more is None else more[:, None]
+        self.mask = None if cell.recurrent_mask is None else ops.transpose(cell.recurrent_mask)
+
+    def call(self, x: Tensor, states: States) -> tuple[Tensor, States]:
+        _, timesteps, features = x.shape
+        projected = ops.matmul(self.kernel, ops.reshape(ops.transpose(x, (2, 1, 0)), (features, -1))) + self.bias
+        outputs = []
+        for now in ops.split(projected, timesteps, axis=1):
+            h = ops.matmul(self.recurrent, states[0] if self.mask is None else states[0] * self.mask)
+            y, states = self.cell.blend(now, h if self.more is None else h + self.more, states, 0)
+            outputs.append(y)
+        return ops.transpose(ops.stack(outputs), (2, 0, 1)), states
+
+    __call__ = call
+
+
+def chunk_size(timesteps: int) -> int:
+    """The largest divisor up to `CHUNK`; where that is small, `CHUNK` itself, which leaves a rest."""
+    size = max(size for size in range(1, CHUNK + 1) if timesteps % size == 0)
+    return size if size * 4 >= CHUNK else min(CHUNK, timesteps)
 
 
 def through(layers: Sequence[Recurrence], drive: Drive, x: Tensor, states: States) -> tuple[Tensor, States]:

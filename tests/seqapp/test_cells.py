@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqapp.cells import CELLS, Cell
+from seqapp.cell import Cell
+from seqapp.cells import CELLS
 from seqapp.config import CELL_NAMES
+from seqapp.linear_cells import LinearCell, LRUCell
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Step = Callable[[Array, list[Array], list[Array], Array], list[Array]]
@@ -69,11 +71,35 @@ def gru_step(x: Array, states: list[Array], weights: list[Array], mask: Array) -
     return [z * h + (1 - z) * g]
 
 
+def mingru_step(x: Array, states: list[Array], weights: list[Array], mask: Array) -> list[Array]:
+    z, g = np.split(x @ weights[0] + weights[1], 2, axis=1)
+    return [(1 - sigmoid(z)) * states[0] + mask * sigmoid(z) * g]
+
+
+def minlstm_step(x: Array, states: list[Array], weights: list[Array], mask: Array) -> list[Array]:
+    f, i, g = np.split(x @ weights[0] + weights[1], 3, axis=1)
+    f, i = sigmoid(f), sigmoid(i)
+    return [(f * states[0] + mask * i * g) / (f + i)]
+
+
+def lru_step(x: Array, states: list[Array], weights: list[Array], mask: Array) -> list[Array]:
+    """In complex numbers; what it returns first is the output, which is no state."""
+    kernel, bias, nu, theta, c = weights
+    lam = np.exp(-np.exp(nu) + 1j * np.exp(theta))
+    real, imaginary, past = np.split(x @ kernel + bias, 3, axis=1)
+    s = lam * (states[0] + 1j * states[1]) + mask * np.sqrt(1 - np.abs(lam) ** 2) * (real + 1j * imaginary)
+    y = (s @ (c[:U] - 1j * c[U:])).real + past
+    return [y * sigmoid(y), s.real, s.imag]
+
+
 STEPS: list[tuple[str, dict[str, str], Step]] = [
     *(("plain", {"activation": name}, plain_step(name)) for name in ACTIVATIONS),
     ("lstm", {}, lstm_step),
     ("gru", {}, gru_step),
     ("cifg", {}, cifg_step),
+    ("mingru", {}, mingru_step),
+    ("minlstm", {}, minlstm_step),
+    ("lru", {}, lru_step),
 ]
 NAMES = ["-".join([name, *options.values()]) for name, options, _ in STEPS]
 
@@ -105,9 +131,9 @@ def test_step_equals_numpy(name: str, options: dict[str, str], step: Step, maske
     cell.recurrent_mask = mask if masked else None
     output, after = cell(x, states)
     expected = step(x, states, cell.get_weights(), mask)
-    assert len(after) == len(expected) == len(cell.state_size)
+    assert len(after) == len(cell.state_size)
     np.testing.assert_allclose(output, expected[0], rtol=1e-12, atol=1e-14)
-    for state, wanted in zip(after, expected, strict=True):
+    for state, wanted in zip(after, expected[-len(after) :], strict=True):
         np.testing.assert_allclose(state, wanted, rtol=1e-12, atol=1e-14)
 
 
@@ -243,9 +269,51 @@ def test_an_unknown_activation_is_refused() -> None:
         CELLS["plain"](3, activation="tahn")
 
 
-def test_a_cell_must_define_recur() -> None:
-    with pytest.raises(NotImplementedError, match=r"Cell must define recur\(projected, states\)"):
-        Cell(3).recur(np.zeros((1, 3)), [np.zeros((1, 3))])
+def test_a_cell_must_define_blend_or_recur() -> None:
+    zeros = np.zeros((1, 3))
+    with pytest.raises(NotImplementedError, match=r"Cell must define blend\(x, h, states, axis\), or recur"):
+        Cell(3).blend(zeros, zeros, [zeros], -1)
+
+
+def test_a_linear_cell_must_define_coefficients() -> None:
+    with pytest.raises(NotImplementedError, match=r"LinearCell must define coefficients\(projected\)"):
+        LinearCell(3).coefficients(np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("radii", [(0.5, 1.0), (0.9, 0.8), (-0.1, 0.5)])
+def test_radii_outside_of_the_unit_circle_are_refused(radii: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="radii must be two numbers from 0 to below 1"):
+        LRUCell(3, radii=radii)
+
+
+def test_the_eigenvalues_begin_between_the_radii() -> None:
+    cell = LRUCell(2000, radii=(0.6, 0.9))
+    cell.build((None, F))
+    square = np.exp(-2 * np.exp(np.asarray(cell.nu)))
+    assert square.min() >= 0.36 - 1e-5
+    assert square.max() <= 0.81 + 1e-5
+    np.testing.assert_allclose(square.mean(), (0.36 + 0.81) / 2, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["mingru", "minlstm", "lru"])
+def test_shut_gates_keep_the_state(name: str) -> None:
+    """A memory that is never written to is as it was after many timesteps, and no number is lost when both gates are shut."""
+    cell = random_cell(name)
+    u = U
+    if name == "lru":
+        cell.nu.assign(np.full(u, -40.0))
+        cell.theta.assign(np.full(u, -40.0))
+        cell.kernel.assign(np.zeros_like(cell.kernel))
+        cell.bias.assign(np.zeros_like(cell.bias))
+    else:
+        cell.kernel.assign(np.zeros_like(cell.kernel))
+        bias = {"mingru": [-800.0] * u + [1.0] * u, "minlstm": [30.0] * u + [-800.0] * u + [1.0] * u}[name]
+        cell.bias.assign(bias)
+    x, states = arguments(cell)
+    after = states
+    for _ in range(100):
+        _, after = cell(x, after)
+    np.testing.assert_allclose(after, states, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +323,9 @@ def test_a_cell_must_define_recur() -> None:
         ("lstm", [0, 0, 1, 1, 0, 0, 0, 0]),
         ("gru", [[0] * 6, [0] * 6]),
         ("cifg", [-1, -1, 0, 0, 0, 0]),
+        ("mingru", [0] * 4),
+        ("minlstm", [0] * 6),
+        ("lru", [0] * 6),
     ],
 )
 def test_first_biases(name: str, expected: list[Any]) -> None:
