@@ -37,14 +37,21 @@ class LinearCell(Cell):
         states = advanced(a, states, [self.masked(part) for part in b])
         return self.read(projected, states), states
 
-    def scan(self, x: Tensor, states: States) -> tuple[Tensor, States]:
-        """x (B, T, F) with T known, states -> outputs (B, T, U), states: what `call` gives timestep by timestep."""
+    def scan(self, x: Tensor, states: States, counts: Tensor | None = None) -> tuple[Tensor, States]:
+        """x (B, T, F) with T known, states -> outputs (B, T, U), states: what `call` gives timestep by timestep.
+
+        Where `counts` (B, T, 1) is 0, the states stay what they were.
+        """
         projected = self.project(x)
         a, b = self.coefficients(projected)
         if self.recurrent_mask is not None:
             b = [part * self.recurrent_mask[:, None] for part in b]
         if len(a[0].shape) == 1:
             a = [part[None, None] for part in a]
+        if counts is not None:
+            one = [1.0, 0.0]  # as a complex number
+            a = [ops.where(counts > 0, part, one[i]) for i, part in enumerate(a)]
+            b = [part * counts for part in b]
         memory = linear_recurrence(a, b, states)
         return self.read(projected, memory), [part[:, -1] for part in memory]
 

@@ -12,7 +12,7 @@ from keras import ops
 
 from seqapp.cell import Cell, States
 from seqapp.cells import CELLS, GRUCell, LSTMCell
-from seqapp.recurrence import CHUNK, Recurrence
+from seqapp.recurrence import CHUNK, Columns, Recurrence
 
 B, T, F, U = 6, 7, 3, 8
 
@@ -158,6 +158,28 @@ def test_training_is_the_same_network(name: str, timesteps: int) -> None:
     for wanted, found in zip(*results, strict=True):
         assert np.abs(wanted).max() > 1e-3
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3, equal_nan=False)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("timesteps", [1, CHUNK, 2 * CHUNK + 3])
+def test_training_on_sequences_of_any_length_is_the_same_network(name: str, timesteps: int) -> None:
+    """The length is known only when the compiled function runs."""
+    cell = randomized(CELLS[name](U))
+    layer, x, states = Recurrence(cell), inputs(timesteps), states_for(cell)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, F]), [tf.TensorSpec([None, U]) for _ in states]], autograph=False)
+    def trained(x: Any, states: Any) -> Any:
+        return layer(x, initial_state=states, training=True)
+
+    for found, wanted in zip(trained(x, states), layer(x, initial_state=states), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4, equal_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "size"), [(1, 1), (7, 7), (16, 16), (32, 16), (37, CHUNK), (100, 20), (128, 16), (1020, 20), (None, 10)]
+)
+def test_chunks_leave_little(timesteps: int | None, size: int) -> None:
+    assert Columns(randomized(GRUCell(U))).size(timesteps) == size
 
 
 def test_training_is_the_same_network_backwards() -> None:
