@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from seqapp import labelled
+from seqapp import backend, labelled
 from seqapp.config import NOTHING, ClassifyConfig, Config, DataConfig, ModelConfig, TrainingConfig
 from seqapp.errors import UsageError, need
 from seqapp.generate import Wish, nothing_to_generate
@@ -209,11 +209,11 @@ def _in_order(name: str) -> tuple[int, float, str]:
 
 def classified_by(model: Any) -> Classified:
     """A trained `Classifier`, compiled once for all batches and lengths."""
-    import tensorflow as tf
+    from keras import KerasTensor
 
     kind, shape = ("int32", [None, None]) if model.vocabulary_size else ("float32", [None, None, len(model.mean)])
-    specs = [tf.TensorSpec(shape, kind), tf.TensorSpec([None], "int32")]
-    traced = tf.function(lambda x, lengths: model([x, lengths]), input_signature=specs, autograph=False)
+    inputs = KerasTensor(shape, kind), KerasTensor([None], "int32")
+    traced = backend.compiled(model, lambda x, lengths: model([x, lengths]), *inputs)
     return lambda x, lengths: np.asarray(traced(x, lengths))
 
 

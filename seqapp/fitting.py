@@ -111,7 +111,7 @@ class Trainer(keras.callbacks.Callback):
         self.after_epoch()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self.learner.optimizer.learning_rate = self.learning_rate()
+        self.model.optimizer.learning_rate = self.learning_rate()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         p, mean = self.progress, float(logs["loss"])
@@ -189,6 +189,7 @@ class Trainer(keras.callbacks.Callback):
 
     def save(self) -> None:
         """Writes a checkpoint: weights, optimizer, carried states, random states and progress, or leaves the one before."""
+        self.synced()
         if not all(np.isfinite(weight).all() for weight in self.study.model.get_weights()):
             self.diverged()
         random = [np.asarray(state).tolist() for state in self.random_states]
@@ -198,6 +199,10 @@ class Trainer(keras.callbacks.Callback):
             self.learner.save_weights(temporary / "weights.weights.h5")
             write_json(temporary / "progress.json", dataclasses.asdict(now))
         self.saved = time.monotonic()
+
+    def synced(self) -> None:
+        """Within a call of `fit`, has JAX write the weights it works on into the variables: Keras's property does."""
+        _ = self.model
 
     @property
     def random_states(self) -> list[Any]:

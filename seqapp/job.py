@@ -13,9 +13,8 @@ from importlib import metadata
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from seqapp import __version__, records
+from seqapp import __version__, backend, records
 from seqapp.cells import CELLS
 from seqapp.config import CELL_NAMES, Config, ModelConfig
 from seqapp.errors import UsageError
@@ -33,7 +32,7 @@ def run_job(run: Run, config: Config, resume: bool) -> None:
     """
     began = time.monotonic()
     keras.utils.set_random_seed(config.training.seed)
-    tf.config.experimental.enable_op_determinism()
+    backend.make_deterministic()
     study = task_of(config.task).study(config)
     say(study.summary)
     m, parameters = config.model, study.model.count_params()
@@ -122,6 +121,6 @@ def describe(config: Config, parameters: int, trainer: Trainer, began: float) ->
         "versions": {
             "seqapp": __version__,
             "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
+            **{name: metadata.version(name) for name in (backend.engine(), "keras", "numpy")},
         },
     }

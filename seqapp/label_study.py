@@ -8,10 +8,8 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from seqapp import labelled
-from seqapp.batching import generated
+from seqapp import backend, labelled
 from seqapp.classifier import Classifier
 from seqapp.classify import Array, Coder, LabelReport, classified_by, log_probabilities
 from seqapp.config import Config, TrainingConfig
@@ -66,10 +64,10 @@ class LabelStudy:
                 labels = padded([train.labels[i] for i in pick])[0] if y.ndim else np.array([train.labels[i] for i in pick])
                 yield (inputs, sizes), labels, weights(labels, sizes)
 
-        labels = tf.TensorSpec([None, timesteps][: 1 + y.ndim], "int32")
-        inputs = tf.TensorSpec([None, timesteps, *x.shape[1:]], x.dtype)
-        signature = ((inputs, tf.TensorSpec([None], "int32")), labels, tf.TensorSpec(labels.shape, "float32"))
-        return generated(batches, signature, len(picks))
+        labels = keras.KerasTensor([None, timesteps][: 1 + y.ndim], "int32")
+        inputs = keras.KerasTensor([None, timesteps, *x.shape[1:]], x.dtype)
+        signature = ((inputs, keras.KerasTensor([None], "int32")), labels, keras.KerasTensor(labels.shape, "float32"))
+        return backend.batches(batches, signature, len(picks))
 
     def begin_epoch(self) -> None:
         pass

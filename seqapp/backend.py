@@ -1,0 +1,82 @@
+"""What depends on the engine under Keras: TensorFlow, which exports too, or JAX (`KERAS_BACKEND=jax`), which trains alone."""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def engine() -> str:
+    """The name of the engine that Keras has been, or will be, loaded with."""
+    if "keras" in sys.modules:
+        return str(sys.modules["keras"].backend.backend())
+    return os.environ.get("KERAS_BACKEND", "tensorflow")
+
+
+def compiled(model: Any, function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """A function of a Keras model's weights, compiled: on TensorFlow once for all shapes, on JAX once for each.
+
+    `arguments` are `keras.KerasTensor` of its arguments, nested as those are; None is a size that may change.
+    """
+    import keras
+
+    if engine() == "tensorflow":
+        import tensorflow as tf
+
+        signature = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), list(arguments))
+        return tf.function(function, input_signature=signature, autograph=False)
+    import jax
+
+    def stateless(values: list[Any], *given: Any) -> Any:
+        with keras.StatelessScope(state_mapping=zip(model.variables, values, strict=True)):
+            return function(*given)
+
+    traced = jax.jit(stateless)
+    return lambda *given: traced([variable.value for variable in model.variables], *given)
+
+
+def batches(make: Callable[[], Iterator[Any]], signature: Any, count: int) -> Any:
+    """The batches that a function makes, as many as `count`, for one call of `fit`.
+
+    `signature` are `keras.KerasTensor` of what a batch is made of, nested as it is.
+    """
+    import keras
+
+    if engine() != "tensorflow":
+        return make()
+    import tensorflow as tf
+
+    kinds = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), signature)
+    data = tf.data.Dataset.from_generator(make, output_signature=kinds)
+    # A pipeline of unknown size makes `fit` count one batch too many.
+    return data.apply(tf.data.experimental.assert_cardinality(count)).with_options(_without_autotune())
+
+
+def slices(arrays: Any, count: int) -> Any:
+    """Batches that lie one behind the other in arrays (batches, ...), for one call of `fit`."""
+    import keras
+
+    if engine() != "tensorflow":
+        return (keras.tree.map_structure(operator.itemgetter(i), arrays) for i in range(count))
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(arrays).with_options(_without_autotune())
+
+
+def make_deterministic() -> None:
+    """Operations give the same result each time, where the engine has to be told so."""
+    if engine() == "tensorflow":
+        importlib.import_module("tensorflow").config.experimental.enable_op_determinism()
+
+
+def _without_autotune() -> Any:
+    """TensorFlow 2.21 ends an autotuned pipeline only when its tuner wakes next: up to a minute for each call of `fit`."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
