@@ -39,6 +39,14 @@ class Progress:
     curve: list[records.Row] = field(default_factory=list)
 
 
+def optimizer_of(config: TrainingConfig, learner: Any) -> Any:
+    """AdamW over the trainable weights of a model, its biases not decaying."""
+    optimizer = keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(learner.trainable_variables)
+    return optimizer
+
+
 class Trainer(keras.callbacks.Callback):
     """Trains the model of a run and leaves the weights of its best epoch in model.keras.
 
@@ -49,12 +57,7 @@ class Trainer(keras.callbacks.Callback):
         super().__init__()
         self.run, self.config, self.study, self.learner = run, config, study, study.learner
         self.progress = Progress()
-        optimizer = keras.optimizers.AdamW(
-            config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm
-        )
-        optimizer.exclude_from_weight_decay(var_names=["bias"])
-        optimizer.build(self.learner.trainable_variables)
-        self.learner.compile(optimizer, study.loss)
+        self.learner.compile(optimizer_of(config, self.learner), study.loss)
         self.checkpoint = run.path / "checkpoint"
         self.began = self.saved = time.monotonic()
 
