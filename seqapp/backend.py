@@ -84,7 +84,7 @@ def batches(make: Callable[[], Iterator[Any]], signature: Any, count: int) -> An
     import keras
 
     if engine() != "tensorflow":
-        return make()
+        return _counted(make(), count)
     import tensorflow as tf
 
     kinds = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), signature)
@@ -98,7 +98,7 @@ def slices(arrays: Any, count: int) -> Any:
     import keras
 
     if engine() != "tensorflow":
-        return (keras.tree.map_structure(operator.itemgetter(i), arrays) for i in range(count))
+        return _counted((keras.tree.map_structure(operator.itemgetter(i), arrays) for i in range(count)), count)
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensor_slices(arrays).with_options(_without_autotune())
@@ -108,6 +108,26 @@ def make_deterministic() -> None:
     """Operations give the same result each time, where the engine has to be told so."""
     if engine() == "tensorflow":
         importlib.import_module("tensorflow").config.experimental.enable_op_determinism()
+
+
+def _counted(made: Iterator[Any], count: int) -> Any:
+    """As many batches as `count`: of a mere iterator, `fit` says that it ran out."""
+    import keras
+
+    class Counted(keras.utils.PyDataset):
+        """Asked by one worker, in order, but for the first batch, which Keras looks at twice."""
+
+        number, batch = -1, None
+
+        def __len__(self) -> int:
+            return count
+
+        def __getitem__(self, number: int) -> Any:
+            if number != self.number:
+                self.number, self.batch = number, next(made)
+            return self.batch
+
+    return Counted()
 
 
 def _without_autotune() -> Any:

@@ -67,8 +67,8 @@ def table(cells: list[str], shape: Shape, repeats: int, steps: int) -> Iterator[
     """A row for each contender: milliseconds, tokens a second, and how many times as long it takes as ours."""
     from seqapp import contenders
 
-    yield f"{shape.units} units, batch {shape.batch_size}, {shape.timesteps} timesteps; ratio of ours to it: median (quartiles)\n"
-    yield "| cell | | | ms | tokens/s | ratio |\n|---|---|---|---:|---:|---:|"
+    yield f"{shape.units} units, batch {shape.batch_size}, {shape.timesteps} timesteps; ratio of ours to it: median (quartiles)"
+    yield "\n| cell | | | ms | tokens/s | ratio |\n|---|---|---|---:|---:|---:|"
     for cell in cells:
         for label, make in (("layer", contenders.layers_of), ("training step", contenders.training_steps_of)):
             times = race(make(cell, shape), repeats, steps, f"{cell}, {label}")

@@ -16,6 +16,13 @@ Tensor = Any
 States = list[Any]
 Shape = tuple[Any, ...]
 
+SHORTEST_MEMORY = 3  # timesteps
+INITIALIZATIONS = {
+    "orthogonal": keras.initializers.Orthogonal,
+    "identity": keras.initializers.Identity,
+    "glorot": keras.initializers.GlorotUniform,
+}
+
 
 class Cell(keras.layers.Layer):
     """The size of the states, the two matrix products of a step, and the mask on the recurrence.
@@ -24,17 +31,32 @@ class Cell(keras.layers.Layer):
     side along an axis, the last one of (B, gates·U) or the first one of (gates·U, B): the same code serves rows and columns.
     A cell that is more than that defines `recur` itself.
 
+    How a cell begins decides how far back it learns from. `initialization` is that of the recurrent kernel: orthogonal (Saxe et
+    al. 2013, arXiv:1312.6120v3), the identity for each gate (Le et al. 2015, arXiv:1504.00941v2) or Glorot's, under which a
+    gradient fades soonest. With `memory` T, the gates begin to keep the state for 1 to T timesteps, spread over the units
+    (Tallec and Ollivier 2018, arXiv:1804.11188v1, "chrono").
+
     `recurrent_mask` (B, U) multiplies H_{t-1} inside the recurrent product only. The layer that runs the cell sets it for one
     pass over a sequence, so that one mask holds for all timesteps (Gal and Ghahramani 2016, arXiv:1512.05287v5).
     """
 
     states_per_cell = 1
+    remembers = True  # by a gate that may begin open for long
+    multiplies = True  # its state by a recurrent kernel
 
-    def __init__(self, units: int, **kwargs: Any) -> None:
+    def __init__(self, units: int, memory: int | None = None, initialization: str = "orthogonal", **kwargs: Any) -> None:
         if units < 1:
             raise ValueError(f"A cell needs at least 1 unit. Received: units={units}")
+        if memory is not None and (not self.remembers or memory < SHORTEST_MEMORY):
+            expected = (
+                f"a number of timesteps of at least {SHORTEST_MEMORY}" if self.remembers else "None: it has no gate for it"
+            )
+            raise ValueError(f"memory must be {expected}. Received: memory={memory}")
+        if initialization not in INITIALIZATIONS or (initialization != "orthogonal" and not self.multiplies):
+            expected = f"one of {', '.join(INITIALIZATIONS)}" if self.multiplies else "orthogonal: it has no recurrent kernel"
+            raise ValueError(f"initialization must be {expected}. Received: initialization={initialization!r}")
         super().__init__(**kwargs)
-        self.units = units
+        self.units, self.memory, self.initialization = units, memory, initialization
         self.state_size = [units] * self.states_per_cell
         self.output_size = units
         self.recurrent_mask: Tensor | None = None
@@ -49,7 +71,20 @@ class Cell(keras.layers.Layer):
         """Adds `kernel` (F, gates·U) and `recurrent_kernel` (U, gates·U)."""
         width = gates * self.units
         self.kernel = self.add_weight(shape=(features, width), initializer="glorot_uniform", name="kernel")
-        self.recurrent_kernel = self.add_weight(shape=(self.units, width), initializer="orthogonal", name="recurrent_kernel")
+        self.recurrent_kernel = self.add_weight(
+            shape=(self.units, width), initializer=self.initial_recurrent, name="recurrent_kernel"
+        )
+
+    def initial_recurrent(self, shape: tuple[int, int], dtype: Any = None) -> Tensor:
+        """Of a recurrent kernel (U, gates·U)."""
+        if self.initialization == "identity":
+            return ops.tile(ops.eye(shape[0], dtype=dtype), (1, shape[1] // shape[0]))
+        return INITIALIZATIONS[self.initialization]()(shape, dtype=dtype)
+
+    def initial_memory(self, dtype: Any = None) -> Tensor:
+        """What a gate that keeps the state begins with (U,), where `memory` is given."""
+        longest = (self.memory or SHORTEST_MEMORY) - 1
+        return ops.log(keras.random.uniform((self.units,), 1, longest, dtype=dtype))
 
     @property
     def input_part(self) -> tuple[Tensor, Tensor]:
@@ -80,7 +115,12 @@ class Cell(keras.layers.Layer):
         return self.recur(self.project(inputs), states)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "units": self.units}
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "memory": self.memory,
+            "initialization": self.initialization,
+        }
 
 
 def by_halves(cell: Any) -> bool:

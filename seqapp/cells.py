@@ -30,6 +30,8 @@ class PlainCell(Cell):
     ((2, 4), (7, 4))
     """
 
+    remembers = False
+
     def __init__(self, units: int, activation: str = "tanh", **kwargs: Any) -> None:
         super().__init__(units, **kwargs)
         self.activation = keras.activations.get(activation)
@@ -41,8 +43,8 @@ class PlainCell(Cell):
         self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
 
     def _initial_kernel(self, shape: tuple[int, int], dtype: Any = None) -> Tensor:
-        """Orthogonal over H, Glorot over X: the two halves of one kernel have different jobs."""
-        recurrent = keras.initializers.Orthogonal()((self.units, self.units), dtype=dtype)
+        """Glorot over X, whatever it is over H: the two halves of one kernel have different jobs."""
+        recurrent = self.initial_recurrent((self.units, self.units), dtype)
         inputs = keras.initializers.GlorotUniform()((shape[0] - self.units, self.units), dtype=dtype)
         return ops.concatenate([recurrent, inputs], axis=0)
 
@@ -94,7 +96,10 @@ class LSTMCell(Cell):
 
     def _initial_bias(self, shape: tuple[int], dtype: Any = None) -> Tensor:
         u = self.units
-        return ops.concatenate([ops.zeros(u, dtype), ops.ones(u, dtype), ops.zeros(2 * u, dtype)])
+        if self.memory is None:
+            return ops.concatenate([ops.zeros(u, dtype), ops.ones(u, dtype), ops.zeros(2 * u, dtype)])
+        kept = self.initial_memory(dtype)
+        return ops.concatenate([-kept, kept, ops.zeros(2 * u, dtype)])
 
     def blend(self, x: Tensor, h: Tensor, states: States, axis: int) -> tuple[Tensor, States]:
         c = states[1]
@@ -126,7 +131,13 @@ class GRUCell(Cell):
 
     def build(self, input_shape: Shape) -> None:
         self.add_kernels(input_shape[-1], gates=3)
-        self.bias = self.add_weight(shape=(2, 3 * self.units), initializer="zeros", name="bias")
+        self.bias = self.add_weight(shape=(2, 3 * self.units), initializer=self._initial_bias, name="bias")
+
+    def _initial_bias(self, shape: tuple[int, int], dtype: Any = None) -> Tensor:
+        if self.memory is None:
+            return ops.zeros(shape, dtype)
+        first = ops.concatenate([self.initial_memory(dtype), ops.zeros(2 * self.units, dtype)])
+        return ops.stack([first, ops.zeros(shape[1], dtype)])
 
     @property
     def input_part(self) -> tuple[Tensor, Tensor]:
@@ -171,7 +182,8 @@ class CIFGCell(Cell):
         self.bias = self.add_weight(shape=(3 * self.units,), initializer=self._initial_bias, name="bias")
 
     def _initial_bias(self, shape: tuple[int], dtype: Any = None) -> Tensor:
-        return ops.concatenate([-ops.ones(self.units, dtype), ops.zeros(2 * self.units, dtype)])
+        kept = ops.ones(self.units, dtype) if self.memory is None else self.initial_memory(dtype)
+        return ops.concatenate([-kept, ops.zeros(2 * self.units, dtype)])
 
     def blend(self, x: Tensor, h: Tensor, states: States, axis: int) -> tuple[Tensor, States]:
         c = states[1]

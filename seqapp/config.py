@@ -16,6 +16,7 @@ from seqapp.errors import UsageError
 
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 CELL_NAMES = ("plain", "lstm", "gru", "cifg", "mingru", "minlstm", "lru")
+INITIALIZATIONS = ("orthogonal", "identity", "glorot")
 TASKS = ("next-word", "next-character", "next-note", "classify", "forecast", "translate")
 
 
@@ -42,6 +43,8 @@ class ModelConfig:
     tied: bool = option(True, "use the embedding as output kernel too")
     dropout: float = option(0.5, "dropout on the embedding, between layers and before the output")
     recurrent_dropout: float = option(0.3, "dropout on the recurrence")
+    initialization: str = option("orthogonal", f"of the recurrent kernel: {', '.join(INITIALIZATIONS)}")
+    memory: int | None = option(None, "timesteps that the gates begin to remember, spread up to it (default: a few)")
 
 
 FORMS = ("text", "conversation", "recipe")
@@ -164,6 +167,9 @@ class Config:
         _require(known(self.task), "task", f"one of {', '.join(TASKS)}, or package.module:Class", self.task)
         _require(
             m.cell in CELL_NAMES or ":" in m.cell, "cell", f"one of {', '.join(CELL_NAMES)}, or package.module:Class", m.cell
+        )
+        _require(
+            m.initialization in INITIALIZATIONS, "initialization", f"one of {', '.join(INITIALIZATIONS)}", m.initialization
         )
         for name, whole in {**dataclasses.asdict(m), **dataclasses.asdict(t), "min_count": d.min_count}.items():
             if isinstance(whole, int) and not isinstance(whole, bool) and name != "seed":

@@ -89,7 +89,7 @@ def built_of(cell: str) -> Iterator[None]:
 def make_cell(config: ModelConfig) -> keras.layers.Layer:
     if config.cell in CELL_NAMES:
         activation = {"activation": config.activation} if config.cell == "plain" else {}
-        return CELLS[config.cell](config.units, **activation)
+        return CELLS[config.cell](config.units, memory=config.memory, initialization=config.initialization, **activation)
     module, _, name = config.cell.partition(":")
     cell = getattr(sys.modules.get(module), name, None)
     if cell is None:

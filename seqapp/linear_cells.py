@@ -24,6 +24,8 @@ class LinearCell(Cell):
     arXiv:1603.05118v2): there is no recurrent product that it could act in.
     """
 
+    multiplies = False
+
     def coefficients(self, projected: Tensor) -> tuple[Number, Number]:
         """(..., gates·U) -> A and B (..., U), or A (U,) where it is always the same; two tensors each for complex numbers."""
         raise NotImplementedError(f"{type(self).__name__} must define coefficients(projected)")
@@ -76,7 +78,12 @@ class MinGRUCell(LinearCell):
     def build(self, input_shape: Shape) -> None:
         shape = (input_shape[-1], 2 * self.units)
         self.kernel = self.add_weight(shape=shape, initializer="glorot_uniform", name="kernel")
-        self.bias = self.add_weight(shape=(2 * self.units,), initializer="zeros", name="bias")
+        self.bias = self.add_weight(shape=(2 * self.units,), initializer=self._initial_bias, name="bias")
+
+    def _initial_bias(self, shape: tuple[int], dtype: Any = None) -> Tensor:
+        if self.memory is None:
+            return ops.zeros(shape, dtype)
+        return ops.concatenate([-self.initial_memory(dtype), ops.zeros(self.units, dtype)])
 
     def coefficients(self, projected: Tensor) -> tuple[Number, Number]:
         z, g = ops.split(projected, 2, axis=-1)
@@ -104,7 +111,13 @@ class MinLSTMCell(LinearCell):
     def build(self, input_shape: Shape) -> None:
         shape = (input_shape[-1], 3 * self.units)
         self.kernel = self.add_weight(shape=shape, initializer="glorot_uniform", name="kernel")
-        self.bias = self.add_weight(shape=(3 * self.units,), initializer="zeros", name="bias")
+        self.bias = self.add_weight(shape=(3 * self.units,), initializer=self._initial_bias, name="bias")
+
+    def _initial_bias(self, shape: tuple[int], dtype: Any = None) -> Tensor:
+        if self.memory is None:
+            return ops.zeros(shape, dtype)
+        kept = self.initial_memory(dtype)
+        return ops.concatenate([kept, -kept, ops.zeros(self.units, dtype)])
 
     def coefficients(self, projected: Tensor) -> tuple[Number, Number]:
         f, i, g = ops.split(projected, 3, axis=-1)
@@ -122,7 +135,8 @@ class LRUCell(LinearCell):
         H_t = silu(Re(C·S_t) + D·X_t + b)
 
     The memory S is complex, and |λ| < 1 whatever is learned. At first |λ|² is uniform between the squares of two `radii` near
-    1. The root keeps S as large as what it is made of; the paper only begins with it.
+    1, or with `memory`, |λ| begins as a gate does. The root keeps S as large as what it is made of; the paper only begins with
+    it.
     Weights: `kernel` (F, 3U), the real parts of B, the imaginary ones, and D; `bias` (3U,), those of β, then b; `nu` ν and
     `theta` θ (U,); `output_kernel` (2U, U), the real parts of C above the negated imaginary ones.
     Call: inputs X_t (B, F), states [Re S_{t-1} (B, U), Im S_{t-1} (B, U)] -> H_t (B, U), [Re S_t, Im S_t].
@@ -158,6 +172,8 @@ class LRUCell(LinearCell):
         return ops.concatenate([into, past], axis=-1)
 
     def _initial_nu(self, shape: tuple[int], dtype: Any = None) -> Tensor:
+        if self.memory is not None:
+            return ops.log(ops.log1p(ops.exp(-self.initial_memory(dtype))))  # |λ| = σ(it), as of a gate
         least, most = self.radii
         square = keras.random.uniform(shape, least**2, most**2, dtype=dtype)
         return ops.log(-0.5 * ops.log(square))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqapp.cell import Cell
+from seqapp import config
+from seqapp.cell import INITIALIZATIONS, Cell
 from seqapp.cells import CELLS
 from seqapp.config import CELL_NAMES
 from seqapp.linear_cells import LinearCell, LRUCell
@@ -341,3 +342,51 @@ def test_the_first_biases_keep_as_much_of_the_state() -> None:
         cell.build((None, F))
     forget, write = np.asarray(lstm.bias)[U : 2 * U], np.asarray(cifg.bias)[:U]
     np.testing.assert_allclose(sigmoid(forget), 1 - sigmoid(write), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in CELLS.items() if kind.remembers])
+def test_with_a_memory_a_cell_begins_to_keep_its_state_for_so_long(name: str) -> None:
+    """Of a state, and inputs of zero: the slowest units keep most of it for a fifth of the memory, the others for less."""
+    cell = CELLS[name](400, memory=1000)
+    cell.build((None, F))
+    x, h = np.zeros((1, F), np.float32), np.ones((1, 400), np.float32)
+    states = [h * 0.9 for _ in cell.state_size]
+    if name in ("gru", "cifg", "lstm"):
+        cell.recurrent_kernel.assign(np.zeros_like(cell.recurrent_kernel))
+    for _ in range(200):
+        _, states = cell(x, states)
+    kept = np.hypot(*states) if name == "lru" else np.abs(np.asarray(states[-1]))
+    assert kept.max() > 0.6
+    assert kept.min() < 0.1
+    assert 0.2 < (kept > 0.5).mean() < 0.9
+
+
+def test_recurrent_kernels_begin_as_they_are_told_to() -> None:
+    for name, gates in (("plain", 1), ("gru", 3)):
+        kernels = {}
+        for initialization in INITIALIZATIONS:
+            cell = CELLS[name](5, initialization=initialization)
+            cell.build((None, F))
+            kernels[initialization] = np.asarray(cell.recurrent_part[0])
+            assert cell.get_config()["initialization"] == initialization
+        np.testing.assert_array_equal(kernels["identity"], np.tile(np.eye(5), gates))
+        np.testing.assert_allclose(kernels["orthogonal"] @ kernels["orthogonal"].T, np.eye(5), atol=1e-5)
+        assert np.abs(kernels["glorot"]).max() <= np.sqrt(6 / (5 + 5 * gates))
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "message"),
+    [
+        ("plain", {"memory": 100}, "memory must be None: it has no gate for it. Received: memory=100"),
+        ("gru", {"memory": 2}, "memory must be a number of timesteps of at least 3. Received: memory=2"),
+        ("lru", {"initialization": "identity"}, "initialization must be orthogonal: it has no recurrent kernel"),
+        ("lstm", {"initialization": "zeros"}, "initialization must be one of orthogonal, identity, glorot. Received"),
+    ],
+)
+def test_beginnings_that_a_cell_does_not_have_are_refused(name: str, choices: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CELLS[name](3, **choices)
+
+
+def test_the_names_of_the_initializations() -> None:
+    assert list(INITIALIZATIONS) == list(config.INITIALIZATIONS)
