@@ -220,5 +220,9 @@ class Trainer(keras.callbacks.Callback):
 
 
 def _shown(value: float) -> str:
-    """Two decimals, or three digits of what is below 1."""
+    """Two decimals, or three digits of what is below 1.
+
+    >>> _shown(38.6123), _shown(0.020397)
+    ('38.61', '0.0204')
+    """
     return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
