@@ -115,17 +115,18 @@ def _counted(made: Iterator[Any], count: int) -> Any:
     import keras
 
     class Counted(keras.utils.PyDataset):
-        """Asked by one worker, in order, but for the first batch, which Keras looks at twice."""
+        """Asked by one worker, in order; but for the first batch, at which Keras looks before and after the others too."""
 
-        number, batch = -1, None
+        first: Any = None
 
         def __len__(self) -> int:
             return count
 
         def __getitem__(self, number: int) -> Any:
-            if number != self.number:
-                self.number, self.batch = number, next(made)
-            return self.batch
+            if number:
+                return next(made)
+            self.first = next(made) if self.first is None else self.first
+            return self.first
 
     return Counted()
 

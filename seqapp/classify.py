@@ -17,11 +17,12 @@ from seqapp.config import NOTHING, ClassifyConfig, Config, DataConfig, ModelConf
 from seqapp.errors import UsageError, need
 from seqapp.generate import Wish, nothing_to_generate
 from seqapp.labelled import Example
+from seqapp.languages import sentences
 from seqapp.predict import Prediction, refuse_nothing, text_of
 from seqapp.report import Report
 from seqapp.run import Run, replacing, write_json
 from seqapp.scoring import Metrics
-from seqapp.sequences import Sequences, padded
+from seqapp.sequences import Sequences, load_part, padded
 from seqapp.step import log_softmax
 from seqapp.study import Study
 from seqapp.vocabulary import Vocabulary
@@ -55,36 +56,51 @@ class Classify:
             classify=ClassifyConfig(unit="character"),
         )
 
+    def examples(self, config: Config, data: str | None) -> dict[str, list[Example]]:
+        """The examples of a file or folder, by the names of `seqapp.labelled.read`, or the default ones.
+
+        Raises:
+            UsageError: they cannot be read.
+        """
+        return labelled.read(Path(data)) if data else {"all": sentences()}
+
     def check_data(self, config: Config) -> None:
         for package in ("sklearn", "yaml", "chatterbot_corpus"):
             need(package, "classify")
         if config.data.data:
-            labelled.read(Path(config.data.data))
+            self.examples(config, config.data.data)
 
     def study(self, config: Config) -> Study:
         from seqapp.label_study import LabelStudy
 
-        return LabelStudy.of(config)
+        return LabelStudy.of(self.examples(config, config.data.data), config)
 
     def evaluation(self, run: Run, data: str | None) -> Callable[[Any], LabelReport]:
         coder, part = Coder.load(run.path), "data" if data else run.held_out
-        parts = {name: Sequences.load(run.path / f"{name}_examples.npz") for name in ("train", "validation", run.held_out)}
+        parts = {name: load_part(run.path, name) for name in ("train", "validation", run.held_out)}
         if data:
-            found = labelled.read(Path(data))
+            found = self.examples(run.config, data)
             parts["data"] = coder.coded([example for examples in found.values() for example in examples])
         known = run.kept_baselines(data)
         return lambda model: LabelReport.of(classified_by(coder.fitting(model)), coder, parts, part, known)
 
     def predictor(self, run: Run, source: str) -> Callable[[Any], list[Prediction]]:
         coder = Coder.load(run.path)
-        if Path(source).suffix == ".npz":
-            examples = labelled.read_file(Path(source))
-        else:
-            text, name = text_of(source)
-            examples = list((labelled.texts_of if coder.vocabulary else labelled.series_of)(text, name))
+        examples = self.given(run, coder, source)
         refuse_nothing(len(examples), source)
         inputs = [coder.inputs(example) for example in examples]
         return lambda model: coder.predictions(coder.fitting(model), examples, inputs)
+
+    def given(self, run: Run, coder: Coder, source: str) -> list[Example]:
+        """The examples to predict for, labelled or not, of a file or standard input.
+
+        Raises:
+            UsageError: they cannot be read.
+        """
+        if Path(source).suffix == ".npz":
+            return labelled.read_file(Path(source))
+        text, name = text_of(source)
+        return list((labelled.texts_of if coder.vocabulary else labelled.series_of)(text, name))
 
     def generator(self, run: Run, wish: Wish) -> NoReturn:
         nothing_to_generate(run)

@@ -165,8 +165,8 @@ class Trainer(keras.callbacks.Callback):
         self.save()
         print(
             f"epoch {p.epoch}/{self.config.epochs}  {self.study.measure}: "
-            f"training {self.study.measured(row['training_nats']):.2f}, "
-            f"validation {self.study.measured(nats):.2f}{' (best)' if better else ''}  {row['seconds']:.0f} s, "
+            f"training {_shown(self.study.measured(row['training_nats']))}, "
+            f"validation {_shown(self.study.measured(nats))}{' (best)' if better else ''}  {row['seconds']:.0f} s, "
             f"{row['tokens_per_second']:,.0f} tokens/s",
             file=sys.stderr,
         )
@@ -225,3 +225,12 @@ class Trainer(keras.callbacks.Callback):
                 variable.assign(np.array(state, np.uint32))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UsageError(f"{self.checkpoint} cannot be resumed from ({error}): start again with --overwrite.") from None
+
+
+def _shown(value: float) -> str:
+    """Two decimals, or three digits of what is below 1.
+
+    >>> _shown(38.6123), _shown(0.020397)
+    ('38.61', '0.0204')
+    """
+    return f"{value:.2f}" if value >= 1 else f"{value:.3g}"

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import keras
 from keras import ops
 
+from seqapp import backend
 from seqapp.cell import Cell, States, Tensor, by_columns
 from seqapp.linear_cells import LinearCell
 
@@ -119,8 +120,9 @@ class Columns:
         """The largest divisor up to `CHUNK`; where that is small, `CHUNK` itself, which leaves a rest."""
         if timesteps is None:
             return CHUNK // 2  # the less is filled up, the better
-        size = max(size for size in range(1, CHUNK + 1) if timesteps % size == 0)
-        return size if size * 4 >= CHUNK else min(CHUNK, timesteps)
+        most = CHUNK if backend.engine() == "tensorflow" else CHUNK // 4  # what XLA gains by more, it takes to compile it
+        size = max(size for size in range(1, most + 1) if timesteps % size == 0)
+        return size if size * 4 >= most else min(most, timesteps)
 
     def turned(self, state: Tensor) -> Tensor:
         return ops.transpose(state)

@@ -8,6 +8,8 @@ from typing import Any
 
 from keras import ops
 
+from seqapp import backend
+
 Tensor = Any
 Number = Sequence[Any]  # a tensor of real numbers; or two, the real and the imaginary parts
 
@@ -15,11 +17,30 @@ Number = Sequence[Any]  # a tensor of real numbers; or two, the real and the ima
 def linear_recurrence(a: Number, b: Number, state: Number) -> list[Tensor]:
     """S_t = A_t ⊙ S_{t-1} + B_t for all t: a (B, T, U) or (1, 1, U), b (B, T, U), state S_0 (B, U) -> (B, T, U).
 
-    T must be known. The sequence is cut into about √T blocks: first all of them run side by side from a zero state, then the
-    states at their ends are passed on, then each block adds what its first state has become: 2·√T operations in a row, each on
-    much at once, and three multiplications for a number. `keras.ops.associative_scan` finds the same in 2·log₂ T of them, but
-    it cuts and weaves its arguments at each level, which takes a processor seven times as long.
+    T must be known. Under JAX, XLA makes the most of `keras.ops.associative_scan`, which takes 2·log₂ T operations in a row.
+    TensorFlow does not: it cuts and weaves copies at each level. There the sequence is cut into about √T blocks: first all of
+    them run side by side from a zero state, then the states at their ends are passed on, then each block adds what its first
+    state has become. That is 2·√T operations in a row, each on much at once, in a seventh of the time.
     """
+    return in_blocks(a, b, state) if backend.engine() == "tensorflow" else associatively(a, b, state)
+
+
+def associatively(a: Number, b: Number, state: Number) -> list[Tensor]:
+    """See `linear_recurrence`: by `keras.ops.associative_scan`."""
+    first = advanced([part[:, 0] for part in a], state, [part[:, 0] for part in b])
+    b = [ops.concatenate([one[:, None], part[:, 1:]], axis=1) for one, part in zip(first, b, strict=True)]
+    a = [ops.broadcast_to(part, ops.shape(b[0])) for part in a]
+
+    def combined(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
+        """Steps one after the other, as one step."""
+        (a_one, b_one), (a_other, b_other) = _halves(one), _halves(other)
+        return [*times(a_other, a_one), *advanced(a_other, b_one, b_other)]
+
+    return list(_halves(ops.associative_scan(combined, [*a, *b], axis=1))[1])
+
+
+def in_blocks(a: Number, b: Number, state: Number) -> list[Tensor]:
+    """See `linear_recurrence`: by blocks of about √T timesteps."""
     timesteps, size = b[0].shape[1], block_size(b[0].shape[1])
     blocks = math.ceil(timesteps / size)
     factors, added = (_cut(part, blocks, size) for part in (a, b))
@@ -50,6 +71,10 @@ def times(a: Number, b: Number) -> list[Tensor]:
 def advanced(a: Number, state: Number, b: Number) -> list[Tensor]:
     """A ⊙ S + B."""
     return [product + added for product, added in zip(times(a, state), b, strict=True)]
+
+
+def _halves(parts: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    return parts[: len(parts) // 2], parts[len(parts) // 2 :]
 
 
 def _cut(parts: Number, blocks: int, size: int) -> list[list[Tensor]]:

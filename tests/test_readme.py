@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from seqapp.melody import Melody
@@ -40,6 +41,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "my-labels.tsv").write_text(labelled(400), "utf-8")
     (path / "my-pairs.tsv").write_text("".join(f"{word}\t{phones}\n" for word, phones in spelled_pairs(400)), "utf-8")
     (path / "my-series.csv").write_text(dated_values(300), "utf-8")
+    columns = np.random.default_rng(0).uniform(size=(300, 1, 6)) + np.zeros((300, 6, 6))
+    x = np.where(np.arange(300)[:, None, None] % 2, columns, columns.swapaxes(1, 2))
+    np.savez(path / "my-images.npz", x=x, y=np.arange(300) % 2)
+    np.savez(path / "my-values.npz", x=np.stack([np.full((3, 8), 0.5), np.tile([1, 0, 0, 0], (3, 2))], -1))
     (path / "my-talks.txt").write_text(talks(200), "utf-8")
     write_recipes(path / "my-recipes")
     (path / "my-music").mkdir()

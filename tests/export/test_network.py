@@ -16,6 +16,7 @@ from export.reference import Reference
 from export.spec import Spec
 from export.stages import Affine, Both, Lookup, Pointwise, Recurrent
 from seqapp.cells import CELLS, PlainCell
+from seqapp.classifier import Classifier
 from seqapp.errors import UsageError
 from seqapp.model import SequenceModel
 from seqapp.step import Array, KerasStepper
@@ -546,3 +547,9 @@ def assert_left_as_it_was(model: Any) -> None:
     reference.check_chain()
     _ = reference.tolerances
     assert snapshot(model) == before
+
+
+def test_a_classifier_may_give_a_value() -> None:
+    model = Classifier(1, [PlainCell(3)], mean=[0.5, 0.0], variance=[2.0, 1.0])
+    network = Network.of(model, "value")
+    assert (network.output, network.in_float64().output, Network.of(model).output) == ("value", "value", "class_logits")

@@ -11,7 +11,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqapp.scan import block_size, linear_recurrence
+from seqapp.scan import associatively, block_size, in_blocks
 
 Array = np.ndarray[Any, np.dtype[Any]]
 B, U = 3, 5
@@ -35,22 +35,27 @@ def looped(a: Array, b: Array, state: Array) -> Array:
 
 
 @settings(max_examples=25, deadline=None)
-@given(timesteps=st.integers(1, 70), complex_numbers=st.booleans(), constant=st.booleans())
-def test_equals_a_loop(timesteps: int, complex_numbers: bool, constant: bool) -> None:
+@given(
+    scan=st.sampled_from([in_blocks, associatively]),
+    timesteps=st.integers(1, 70),
+    complex_numbers=st.booleans(),
+    constant=st.booleans(),
+)
+def test_equals_a_loop(scan: Any, timesteps: int, complex_numbers: bool, constant: bool) -> None:
     arguments = drawn(timesteps, timesteps, constant)
     if complex_numbers:
-        real, imaginary = linear_recurrence(*([part.real, part.imag] for part in arguments))
+        real, imaginary = scan(*([part.real, part.imag] for part in arguments))
         found = np.asarray(real) + 1j * np.asarray(imaginary)
     else:
         arguments = tuple(part.real for part in arguments)
-        (found,) = (np.asarray(part) for part in linear_recurrence(*([part] for part in arguments)))
+        (found,) = (np.asarray(part) for part in scan(*([part] for part in arguments)))
     np.testing.assert_allclose(found, looped(*arguments), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("timesteps", [1, 64, 101])
 def test_equals_the_associative_scan_of_keras(timesteps: int) -> None:
     a, b, _ = (part.real.astype(np.float32) for part in drawn(timesteps))
-    (found,) = linear_recurrence([a], [b], [np.zeros((B, U), np.float32)])
+    (found,) = in_blocks([a], [b], [np.zeros((B, U), np.float32)])
     _, wanted = keras.ops.associative_scan(lambda one, two: (one[0] * two[0], two[0] * one[1] + two[1]), (a, b), axis=1)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
@@ -64,7 +69,7 @@ def test_gradients_are_those_of_a_loop() -> None:
             tape.watch(given_arrays)
             a, b, state = given_arrays
             if scanned:
-                (states,) = linear_recurrence([a], [b], [state])
+                (states,) = in_blocks([a], [b], [state])
             else:
                 rows = []
                 for t in range(23):
