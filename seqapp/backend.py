@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 import operator
 import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
 
 def engine() -> str:
@@ -102,6 +106,16 @@ def slices(arrays: Any, count: int) -> Any:
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensor_slices(arrays).with_options(_without_autotune())
+
+
+def keep_memory() -> None:
+    """Keeps memory that was freed, for the next training step to take: TensorFlow asks for each large tensor anew, and glibc
+    would have the kernel take it back and fill it with zeros each time, which can cost half of a training step.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library has another allocator
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
+            mallopt(parameter, value)
 
 
 def make_deterministic() -> None:

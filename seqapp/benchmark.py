@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seqapp import errors
+from seqapp import backend, errors
 from seqapp.cli import Parser, need_keras
 from seqapp.config import CELL_NAMES
 from seqapp.errors import UsageError
@@ -50,6 +50,7 @@ def command(cells: list[str], parallel: str | None, sizes: dict[str, int]) -> No
         if cell not in CELL_NAMES:
             raise UsageError(f"A cell must be one of {', '.join(CELL_NAMES)}. Received: {cell}")
     need_keras([])
+    backend.keep_memory()
     from seqapp.cells import CELLS
     from seqapp.contenders import Shape
     from seqapp.linear_cells import LinearCell

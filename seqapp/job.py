@@ -33,6 +33,7 @@ def run_job(run: Run, config: Config, resume: bool) -> None:
     began = time.monotonic()
     keras.utils.set_random_seed(config.training.seed)
     backend.make_deterministic()
+    backend.keep_memory()
     study = task_of(config.task).study(config)
     say(study.summary)
     m, parameters = config.model, study.model.count_params()
