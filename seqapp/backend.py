@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+TRIED = 8  # batches that Keras may ask for twice: on a GPU it takes three or so ahead
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
 
@@ -129,20 +130,23 @@ def _counted(made: Iterator[Any], count: int) -> Any:
     import keras
 
     class Counted(keras.utils.PyDataset):
-        """Asked by one worker, in order; but for the first batch, at which Keras looks before and after the others too."""
+        """Asked by one worker, in order; but for the first ones, which Keras takes on trial before it begins."""
 
-        first: Any = None
+        tried: dict[int, Any]
 
         def __len__(self) -> int:
             return count
 
         def __getitem__(self, number: int) -> Any:
-            if number:
+            if number >= TRIED:
                 return next(made)
-            self.first = next(made) if self.first is None else self.first
-            return self.first
+            while number not in self.tried:
+                self.tried[len(self.tried)] = next(made)
+            return self.tried[number]
 
-    return Counted()
+    counted = Counted()
+    counted.tried = {}
+    return counted
 
 
 def _without_autotune() -> Any:
