@@ -10,7 +10,7 @@ from pathlib import Path
 from export import converter
 from export.artifact import FORMATS, MICRO, PRECISIONS, TRAINABLE, check_wanted
 from seqapp import errors
-from seqapp.cli import Parser, add_import_flag, need_keras, open_run
+from seqapp.cli import Parser, add_import_flag, import_modules, need_keras, open_run
 from seqapp.run import check_target
 
 
@@ -49,9 +49,10 @@ def command(a: argparse.Namespace) -> None:
     run = open_run(a.run, a.modules)
     target = Path(a.out) if a.out else run.path / "bundle"
     check_target(target, "--out", "manifest.json", a.overwrite)
+    need_keras([])
     if "tflite" in a.format or profiles:
-        converter.start()  # it loads TensorFlow while this process does
-    need_keras(a.modules)
+        converter.start()  # before anything is computed, by a module of the user's for example
+    import_modules(a.modules)
     conversion = importlib.import_module("export.conversion")
     print(conversion.export_run(run, target, list(a.format), list(a.quantize), profiles))
     print(target)

@@ -1,4 +1,4 @@
-"""The README's commands and its Python example, run as they stand there, with a short time limit for each training."""
+"""The README's commands and its Python example, run as they stand there, but for trainings that are small and short."""
 
 from __future__ import annotations
 
@@ -20,6 +20,30 @@ from tests.conftest import dated_values, sentences, spelled_pairs, talks, tune, 
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
+# What has learnt next to nothing is undecided, and quantized differs.
+PARTS = ["--validation-fraction", "0.005", "--test-fraction", "0.005", "--min-count", "300"]
+SHORT = {
+    "runs/talk": [*PARTS, "--units", "64", "--embedding", "64", "--time-limit", "5"],
+    "runs/language": ["--units", "48", "--embedding", "32", "--epochs", "1"],
+    "runs/weather": ["--units", "48", "--epochs", "2"],
+    "runs/chorales": ["--units", "48", "--epochs", "1"],
+    "runs/phrases": ["--units", "64", "--embedding", "64", "--epochs", "1"],
+    "runs/mine": ["--epochs", "4"],
+}
+OTHERS = ["--units", "64", "--epochs", "4"]
+# To read them all takes a minute: `tests/seqapp/test_pieces.py` does.
+FEWER_CHORALES = """
+import runpy, sys
+from music21 import corpus
+
+every = corpus.getComposer
+corpus.getComposer = lambda name: every(name)[:60]
+
+def main(arguments):
+    sys.argv[1:] = arguments
+    runpy.run_module("seqapp.train", run_name="__main__", alter_sys=True)
+
+"""
 
 
 def labelled(count: int) -> str:
@@ -31,13 +55,14 @@ def labelled(count: int) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the commands were run: those of each run in their order, two runs at a time.
 
-    The first of each module is started as a user starts it, the others from what has loaded TensorFlow already.
+    The first training and the first export are started as a user starts them, the others, which load TensorFlow by the same
+    function, from what has loaded it already.
     """
     path = tmp_path_factory.mktemp("user")
     (path / "my-text.txt").write_text(sentences(800), "utf-8")
     (path / "my-folder").mkdir()
     for i in range(40):
-        (path / "my-folder" / f"{i}.txt").write_text(sentences(20, seed=i), "utf-8")
+        (path / "my-folder" / f"{i}.txt").write_text(sentences(10, seed=i), "utf-8")
     (path / "my-labels.tsv").write_text(labelled(400), "utf-8")
     (path / "my-pairs.tsv").write_text("".join(f"{word}\t{phones}\n" for word, phones in spelled_pairs(400)), "utf-8")
     (path / "my-series.csv").write_text(dated_values(300), "utf-8")
@@ -57,19 +82,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for line in COMMANDS[2:]:
         of_runs.setdefault(re.findall(r"runs/\w+", line)[0], []).append(line)
 
-    first = {line.split()[2]: line for line in reversed(COMMANDS[2:])}
+    first = [next(line for line in COMMANDS[2:] if line.split()[2] == module) for module in ("seqapp.train", "export")]
 
     def run_all(lines: list[str]) -> None:
         for line in lines:
             command = [sys.executable, *shlex.split(line)[1:]]
             if "seqapp.train" in command and "--resume" not in command:
-                # What has learnt next to nothing, in seconds on a busy machine, is undecided, and quantized differs.
-                command += ["--epochs", "4"] if "--data" in command else ["--time-limit", "5"]
+                command += SHORT.get(command[command.index("--run") + 1], OTHERS)
+                if "runs/chorales" in command:
+                    command[1:] = ["-c", FEWER_CHORALES + f"main({command[3:]})"]
             if "export.benchmark" in command:
                 command += ["--repeats", "1"]
-            out = (run if line in first.values() else run_forked)(command, path)
+            out = (run if line in first else run_forked)(command, path)
             assert out.strip() or "--chat" in command  # which has nothing to answer here
-            if "seqapp.train" in command or "export" in command:
+            if line.split()[2] in ("seqapp.train", "export"):
                 assert (path / out.splitlines()[-1]).is_dir()
 
     with ThreadPoolExecutor(2) as pool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import tensorflow as tf
 
 from export import converter, flatbuffer
 from seqapp.errors import RunFailed
+from tests.commands import run_forked
 
 
 def saved(path: Path, body: Any) -> Path:
@@ -43,6 +46,53 @@ def test_an_operation_that_litert_lacks(tmp_path: Path) -> None:
         "TensorFlow's TFLite converter refused step: 'tf.Digamma' op is neither a custom op nor a flex op; a cell may use only "
         "operations that LiteRT has built in, or leave TFLite out, with --format saved_model onnx."
     )
+
+
+FORKED = """
+import os, signal
+from pathlib import Path
+import tensorflow as tf
+from export import converter, flatbuffer
+from seqapp.errors import RunFailed
+from tests.commands import run_forked
+
+first = converter.start()
+assert isinstance(first.process, converter.Fork)
+tf.linalg.matmul(tf.ones([300, 300]), tf.ones([300, 300]))  # which starts threads
+assert converter.start() is first
+print(flatbuffer.operators(converter.convert(Path("model"), ["step"])))
+os.kill(first.process.pid, signal.SIGSEGV)
+for path in ("refused", "refused"):
+    try:
+        converter.convert(Path(path), ["step"])
+    except RunFailed as error:
+        print(str(error).partition("; ")[0])
+second = converter.start().process
+print(isinstance(second, converter.Fork), second.poll())
+"""
+
+
+def test_is_a_child_of_a_process_that_has_computed_nothing(tmp_path: Path) -> None:
+    """One that dies is followed by a program, since the process has computed by then."""
+    saved(tmp_path / "model", lambda x: {"y": tf.tanh(x) + 1.0})
+    saved(tmp_path / "refused", lambda x: {"y": tf.math.digamma(x)})
+    lines = run_forked([sys.executable, "-c", FORKED], tmp_path).splitlines()
+    assert lines[0] == "{'ADD': 1, 'TANH': 1}"
+    assert "was killed by SIGSEGV while it converted step" in lines[1]
+    assert "refused step: 'tf.Digamma' op is neither a custom op nor a flex op" in lines[2]
+    assert lines[3:] == ["False None"]
+
+
+def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib; from export import converter; pathlib.Path('pid').write_text(str(converter.start().process.pid))"
+    )
+    with pytest.raises(AssertionError, match="status -9"):
+        run_forked([sys.executable, "-c", f"{code}; os.kill(os.getpid(), 9)"], tmp_path)
+    state, until = Path("/proc", (tmp_path / "pid").read_text(), "stat"), time.monotonic() + 60
+    while state.exists() and ") Z " not in state.read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def executable(path: Path, script: str) -> str:

@@ -5,10 +5,7 @@ The ordinary run takes a part of it in which each pair of choices occurs. The wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import combinations, product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +36,7 @@ FILES = {
 Row = tuple[str, int, str, tuple[str, ...]]
 TFLITE, OTHERS = ("tflite",), ("onnx", "saved_model")
 PAIRWISE: list[Row] = [
-    ("own", 1, FEATURES, OTHERS),  # the slowest first, for two processes share them
+    ("own", 1, FEATURES, OTHERS),
     ("own", 2, TOKENS, TFLITE),
     ("lstm", 1, TOKENS, OTHERS),
     ("lstm", 2, FEATURES, TFLITE),
@@ -72,20 +69,9 @@ def test_each_pair_of_choices_occurs() -> None:
         assert {(row[one], row[other]) for row in tested} == set(product(choices[one], choices[other]))
 
 
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Row, Future[str]]]:
-    """The pairwise part, by two processes: one computes while the other waits for its converter."""
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        yield {
-            row: pool.submit(check, Member(*row[:3]), row[3], 2000, 250, tmp_path_factory.mktemp("matrix") / "bundle")
-            for row in PAIRWISE
-        }
-        pool.shutdown(cancel_futures=True)
-
-
 @pytest.mark.parametrize("row", PAIRWISE, ids=lambda row: "-".join(map(str, row[:3])))
-def test_pairwise(row: Row, reports: dict[Row, Future[str]]) -> None:
-    print(reports[row].result())
+def test_pairwise(row: Row, tmp_path: Path) -> None:
+    print(check(Member(*row[:3]), row[3], 2000, 250, tmp_path / "bundle"))
 
 
 @pytest.mark.matrix

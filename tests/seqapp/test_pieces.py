@@ -260,3 +260,11 @@ def test_files_without_a_piece(tmp_path: Path) -> None:
 def test_the_picture(tmp_path: Path) -> None:
     pieces.draw([("a", ROLL), ("b", ROLL * 0.5), ("silence", ROLL * 0)], 0.5, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.matrix
+def test_the_chorales() -> None:
+    """The ordinary run learns from some of them."""
+    found = pieces.chorales(1.0)
+    assert len(found) > 400
+    assert all(len(piece.roll) > 8 for piece in found)
