@@ -125,7 +125,10 @@ MODELS_OF_KERAS: dict[str, tuple[Callable[[], Any], int]] = {
     "a layer called twice": (twice, 3),
     "stacked cells": (lambda: of_features(layers.RNN([layers.LSTMCell(4), layers.GRUCell(5)], return_sequences=True)), 2),
     "two layers": (lambda: of_features(recurrent(), layers.SimpleRNN(6, return_sequences=True), layers.Dense(2)), 3),
-    "cells of this project": (lambda: of_features(*(layers.RNN(make(5), return_sequences=True) for make in CELLS.values())), 4),
+    "cells of this project": (
+        lambda: of_features(*(layers.RNN(make(5), return_sequences=True) for make in CELLS.values())),
+        len(CELLS),
+    ),
     "a cell of one's own": (lambda: of_features(layers.RNN(OwnCell(5), return_sequences=True), layers.Dense(3)), 2),
     "a layer of one's own": (lambda: of_features(OwnLSTM(5, return_sequences=True)), 1),
     "a function of one's own": (lambda: of_features(recurrent(), layers.Dense(3, named)), 2),
