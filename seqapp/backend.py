@@ -89,7 +89,7 @@ def batches(make: Callable[[], Iterator[Any]], signature: Any, count: int) -> An
     import keras
 
     if engine() != "tensorflow":
-        return _counted(make(), count)
+        return counted(make(), count)
     import tensorflow as tf
 
     kinds = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), signature)
@@ -103,7 +103,7 @@ def slices(arrays: Any, count: int) -> Any:
     import keras
 
     if engine() != "tensorflow":
-        return _counted((keras.tree.map_structure(operator.itemgetter(i), arrays) for i in range(count)), count)
+        return counted((keras.tree.map_structure(operator.itemgetter(i), arrays) for i in range(count)), count)
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensor_slices(arrays).with_options(_without_autotune())
@@ -125,7 +125,7 @@ def make_deterministic() -> None:
         importlib.import_module("tensorflow").config.experimental.enable_op_determinism()
 
 
-def _counted(made: Iterator[Any], count: int) -> Any:
+def counted(made: Iterator[Any], count: int) -> Any:
     """As many batches as `count`: of a mere iterator, `fit` says that it ran out."""
     import keras
 

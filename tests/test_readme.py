@@ -29,8 +29,13 @@ SHORT = {
     "runs/chorales": ["--units", "48", "--epochs", "1"],
     "runs/phrases": ["--units", "64", "--embedding", "64", "--epochs", "1"],
     "runs/mine": ["--epochs", "4"],
+    "runs/digits": ["--units", "32", "--epochs", "2"],
+    "runs/adding": ["--units", "16", "--examples", "640", "--epochs", "2"],
+    "runs/copying": ["--units", "16", "--examples", "640", "--epochs", "2"],
+    "runs/far": ["--units", "16", "--examples", "320", "--epochs", "1"],
 }
 OTHERS = ["--units", "64", "--epochs", "4"]
+TINY = ["--units", "4", "--embedding", "4", "--batch-size", "2", "--timesteps", "6", "--repeats", "1"]  # a benchmark
 # To read them all takes a minute: `tests/seqapp/test_pieces.py` does.
 FEWER_CHORALES = """
 import runpy, sys
@@ -80,7 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_midi(Melody("tune", verse(i)).score, path / "my-tunes" / f"{i}.mid")
     of_runs: dict[str, list[str]] = {}
     for line in COMMANDS[2:]:
-        of_runs.setdefault(re.findall(r"runs/\w+", line)[0], []).append(line)
+        of_runs.setdefault(next(iter(re.findall(r"runs/\w+", line)), "no run"), []).append(line)
 
     first = [next(line for line in COMMANDS[2:] if line.split()[2] == module) for module in ("seqapp.train", "export")]
 
@@ -93,6 +98,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     command[1:] = ["-c", FEWER_CHORALES + f"main({command[3:]})"]
             if "export.benchmark" in command:
                 command += ["--repeats", "1"]
+            if "seqapp.benchmark" in command:
+                command += TINY
             out = (run if line in first else run_forked)(command, path)
             assert out.strip() or "--chat" in command  # which has nothing to answer here
             if line.split()[2] in ("seqapp.train", "export"):
