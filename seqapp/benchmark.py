@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from seqapp.contenders import Shape, Work
 
 SIZES = {"units": 256, "batch_size": 64, "timesteps": 100, "embedding": 64, "vocabulary": 100, "repeats": 9, "steps": 10}
-LONG, BATCHES, LENGTHS = 4096, (1, 2, 4, 8, 16, 32, 64), (256, 512, 1024, 2048, 4096, 8192)  # timesteps, batches
+LONG, BATCHES = 4096, (1, 2, 4, 8, 16, 32, 64)  # timesteps and sequences, of the curve of a cell
+SPAN = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2)  # of the timesteps, over which the growth of time is told
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,14 +34,16 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--cells", nargs="+", default=["plain", "lstm", "gru"], metavar="CELL", help="(default: plain lstm gru)")
     for name, value in SIZES.items():
         text = {"repeats": "rounds in which the contenders take turns", "steps": "training steps in a turn"}.get(name, name)
-        p.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, metavar="N", help=f"{text} (default: {value})")
+        text += f" (default: {value}{f', with --parallel {LONG}' if name == 'timesteps' else ''})"
+        p.add_argument(f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS, metavar="N", help=text)
     p.add_argument(
         "--parallel",
         metavar="CELL",
         help="instead: a cell that learns many timesteps at once, beside an LSTM of as many parameters, over batch and length",
     )
     a = p.parse_args(argv)
-    return errors.run(lambda: command(a.cells, a.parallel, {name: getattr(a, name) for name in SIZES}))
+    defaults = {**SIZES, "timesteps": LONG} if a.parallel else SIZES
+    return errors.run(lambda: command(a.cells, a.parallel, {name: getattr(a, name, defaults[name]) for name in SIZES}))
 
 
 def command(cells: list[str], parallel: str | None, sizes: dict[str, int]) -> None:
@@ -86,10 +90,10 @@ def curve(cell: str, shape: Shape, repeats: int) -> Iterator[str]:
     from seqapp import contenders
 
     units = equal_units(cell, shape)
-    yield f"{cell} of {units} units beside an LSTM of {shape.units}, as many parameters; {LONG:,} timesteps\n"
+    yield f"{cell} of {units} units beside an LSTM of {shape.units}, as many parameters; {shape.timesteps:,} timesteps\n"
     yield "| batch | tokens/s | LSTM, tokens/s | times as fast (quartiles) |\n|---:|---:|---:|---:|"
     for size in BATCHES:
-        one = replace(shape, batch_size=size, timesteps=LONG)
+        one = replace(shape, batch_size=size)
         works = {
             name: contenders.layers_of(name, replace(one, units=u))[contenders.OURS]
             for name, u in ((cell, units), ("lstm", shape.units))
@@ -99,15 +103,16 @@ def curve(cell: str, shape: Shape, repeats: int) -> Iterator[str]:
         own, other = (one.tokens / np.median(times[name]) for name in (cell, "lstm"))
         yield f"| {size} | {own:,.0f} | {other:,.0f} | {ratio:.1f} ({low:.1f}-{high:.1f}) |"
     works = {}
-    for timesteps in LENGTHS:
+    lengths = [max(1, round(part * shape.timesteps)) for part in SPAN]
+    for timesteps in lengths:
         one = replace(shape, batch_size=1, timesteps=timesteps, units=units)
         works[f"{timesteps}"] = contenders.layers_of(cell, one)[contenders.OURS]
     times = race(works, repeats, 4, "length")
-    medians = [float(np.median(times[f"{timesteps}"])) for timesteps in LENGTHS]
+    medians = [float(np.median(times[f"{timesteps}"])) for timesteps in lengths]
     yield "\n| timesteps, batch 1 | ms |\n|---:|---:|"
-    for timesteps, median in zip(LENGTHS, medians, strict=True):
+    for timesteps, median in zip(lengths, medians, strict=True):
         yield f"| {timesteps:,} | {median * 1e3:.1f} |"
-    slope = np.polyfit(np.log(LENGTHS), np.log(medians), 1)[0]
+    slope = np.polyfit(np.log(lengths), np.log(medians), 1)[0]
     yield f"\nlog-log slope of time over length: {slope:.2f}"
 
 

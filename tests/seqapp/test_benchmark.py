@@ -39,9 +39,8 @@ def test_each_contender_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_curve_of_a_parallel_cell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "BATCHES", (1, 2))
-    monkeypatch.setattr(benchmark, "LONG", 32)
-    monkeypatch.setattr(benchmark, "LENGTHS", (16, 32))
-    assert benchmark.main([*TINY, "--parallel", "mingru"]) == 0
+    monkeypatch.setattr(benchmark, "SPAN", (0.5, 1))
+    assert benchmark.main([*TINY, "--timesteps", "32", "--parallel", "mingru"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("mingru of 16 units beside an LSTM of 4, as many parameters; 32 timesteps")
     assert [line.split("|")[1].strip() for line in out.splitlines() if re.match(r"\| \d", line)] == ["1", "2", "16", "32"]
