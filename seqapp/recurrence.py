@@ -21,14 +21,14 @@ class Recurrence(keras.layers.RNN):
     """`keras.layers.RNN` with dropout on the recurrence: one mask over H (B, U) for all timesteps of a sequence.
 
     Returns the outputs (B, T, U) followed by the states after the last timestep. `recurrent_dropout` is the fraction of H_{t-1}
-    hidden from the recurrent product while training; the cell must then know `recurrent_mask` (see `seqapp.cells.Cell`).
+    hidden from the recurrent product while training; the cell must then know `recurrent_mask` (see `seqapp.cell.Cell`).
     """
 
     def __init__(self, cell: Any, recurrent_dropout: float = 0.0, seed: int | None = None, **kwargs: Any) -> None:
         if recurrent_dropout and not hasattr(cell, "recurrent_mask"):
             raise ValueError(
                 f"Dropout on the recurrence needs a cell with a recurrent_mask, and {type(cell).__name__} has none: "
-                "derive it from seqapp.cells.Cell, or set recurrent_dropout to 0 (--recurrent-dropout 0). "
+                "derive it from seqapp.cell.Cell, or set recurrent_dropout to 0 (--recurrent-dropout 0). "
                 f"Received: {recurrent_dropout}"
             )
         kwargs = {**kwargs, "return_sequences": True, "return_state": True}
