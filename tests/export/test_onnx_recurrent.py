@@ -34,11 +34,11 @@ def test_one_native_operator_for_each_layer(model: tuple[str, int, str], tmp_pat
     assert operators(path) == Counter(node.op_type for node in file.graph.node)
 
 
-@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell not in OPERATORS])
-def test_a_linear_cell_is_a_scan_around_its_step(cell: str, tmp_path: Path) -> None:
-    network = network_of(cell, 2, next(end for name, depth, end in MODELS if (name, depth) == (cell, 2)))
+@pytest.mark.parametrize("model", [model for model in MODELS if model[0] not in OPERATORS], ids=str)
+def test_a_linear_cell_is_a_scan_around_its_step(model: tuple[str, int, str], tmp_path: Path) -> None:
+    network = network_of(*model)
     path, file = written(network, tmp_path)
-    assert recurrent(file) == {"Scan": 2}
+    assert recurrent(file) == {"Scan": model[1]}
     assert_same(path, network)
 
 
