@@ -17,9 +17,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
 def engine() -> str:
     """The name of the engine that Keras has been, or will be, loaded with."""
-    if "keras" in sys.modules:
-        return str(sys.modules["keras"].backend.backend())
-    return os.environ.get("KERAS_BACKEND", "tensorflow")
+    loaded = sys.modules.get("keras")
+    return str(loaded.backend.backend()) if loaded else os.environ.get("KERAS_BACKEND", "tensorflow")
 
 
 def compiled(model: Any, function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:

@@ -39,6 +39,9 @@ def test_a_linear_cell_is_a_scan_around_its_step(model: tuple[str, int, str], tm
     network = network_of(*model)
     path, file = written(network, tmp_path)
     assert recurrent(file) == {"Scan": model[1]}
+    for stage in network.recurrent:
+        kernel = stage.cell.kernel.numpy()
+        assert sum(np.array_equal(array, kernel) or np.array_equal(array, kernel.T) for array in stored(file)) == 1
     assert_same(path, network)
 
 
