@@ -162,14 +162,14 @@ def _work(file: dict[str, Any], path: Path, spec: Spec, inputs: Array) -> Work:
 
 def _keras_work(run: Path, inputs: Array) -> Work:
     """Keras's `predict` of the trained model, as people call it; it keeps no state between calls."""
+    from seqapp.classifier import Classifier
     from seqapp.run import Run
 
-    opened = Run.open(run)
-    model, takes_lengths = opened.load_model(), opened.config.task == "classify"
+    model = Run.open(run).load_model()
 
     def given(length: int) -> Any:
         part = inputs[:, :length]
-        return [part, np.array([length], np.int32)] if takes_lengths else part
+        return [part, np.array([length], np.int32)] if isinstance(model, Classifier) else part
 
     # A call of it takes as long as hundreds of steps of a file.
     step, short, long = (partial(model.predict, given(n), verbose=0) for n in (1, SHORT, LONG))

@@ -13,7 +13,7 @@ import numpy as np
 from export.artifact import FORMATS, PRECISIONS, Artifact, check_wanted, of_sequences, of_translator, wanted
 from export.bundle import table, write_bundle
 from export.encoder_decoder import EncoderDecoder
-from export.network import CLASS_LOGITS, QUANTILES, Network
+from export.network import CLASS_LOGITS, QUANTILES, VALUE, Network
 from export.reference import QUALITY, Judge, Reference
 from export.source import Source
 from export.spec import DURATION_LOGITS, KEY_LOGITS, PITCH_LOGITS, PREFILL, categorical
@@ -31,7 +31,7 @@ from seqapp.pieces import told_before
 from seqapp.roll_form import load_rolls
 from seqapp.roll_report import of_frame
 from seqapp.run import Run, check_target
-from seqapp.sequences import Sequences
+from seqapp.sequences import load_part
 from seqapp.step import Array
 from seqapp.tasks import task_of
 from seqapp.translate import Coder, kept
@@ -55,6 +55,7 @@ def export_run(run: Run, target: Path, formats: list[str], precisions: list[str]
         "series": _of_forecaster,
         "music": _of_music,
         "pairs": _of_translator,
+        "values": _of_values,
     }
     layout = getattr(task_of(run.config.task), "layout", None)
     if layout not in makers:
@@ -77,13 +78,22 @@ def _of_text(run: Run) -> Source:
 
 def _of_classifier(run: Run) -> Source:
     coder = classify.Coder.load(run.path)
-    train, examples = (Sequences.load(run.path / f"{part}_examples.npz") for part in ("train", run.held_out))
+    validation, examples = (load_part(run.path, part) for part in ("validation", run.held_out))
     network = Network.of(coder.fitting(run.load_model()))
     reference = Reference(network, np.concatenate(examples.inputs), examples=examples)
     perplexity = math.exp(run.metrics[run.held_out]["nats_per_label"]["value"])
-    calibration = np.concatenate(train.first(CALIBRATION).inputs)
+    calibration = np.concatenate(validation.first(CALIBRATION).inputs)
     about = f"Tells {len(coder.classes)} classes of sequences apart: {', '.join(coder.classes[:30])}. {_made(run.config)}"
-    return Source("classify", reference, calibration, coder.vocabulary, perplexity, about, coder.classes)
+    return Source(run.config.task, reference, calibration, coder.vocabulary, perplexity, about, coder.classes)
+
+
+def _of_values(run: Run) -> Source:
+    validation, examples = (load_part(run.path, part) for part in ("validation", run.held_out))
+    network = Network.of(run.load_model(), VALUE)
+    calibration = np.concatenate(validation.first(CALIBRATION).inputs)
+    about = f"Tells a value of each sequence, at its end. {_made(run.config)}"
+    reference = Reference(network, np.concatenate(examples.inputs))
+    return Source(run.config.task, reference, calibration, description=about)
 
 
 def _of_forecaster(run: Run) -> Source:

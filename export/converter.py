@@ -130,9 +130,7 @@ class Fork:
         return self._waited(os.WNOHANG)
 
     def wait(self) -> int:
-        status = self._waited(0)
-        assert status is not None
-        return status
+        return self._waited(0) or 0
 
     def _waited(self, how: int) -> int | None:
         if self.status is None:

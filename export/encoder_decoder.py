@@ -12,7 +12,7 @@ from export.graphs import concrete, loop_in_blocks
 from export.keras_model import in_float64
 from export.spec import DECODE_STEP, ENCODE, MEMORY, SEQUENCE_LENGTHS, TOKENS, TranslationSpec
 from export.stages import Affine, Both, Drive, Lookup, Recurrent, last
-from seqapp.cells import States, Tensor
+from seqapp.cell import States, Tensor
 from seqapp.translator import FAR_BELOW, Translator, cut
 
 Named = dict[str, Tensor]

@@ -12,7 +12,7 @@ from tensorflow.compiler.tf2xla.python.xla import dynamic_update_slice
 from export.network import Network
 from export.spec import PREFILL, SEQUENCE, SEQUENCE_LENGTHS, STEP, Signature, Spec
 from export.stages import Drive, Recurrent, last
-from seqapp.cells import States, Tensor, by_halves
+from seqapp.cell import States, Tensor, by_halves
 
 Body = Callable[[Tensor, States], tuple[Tensor, States]]
 

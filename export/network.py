@@ -19,12 +19,12 @@ from keras import layers, ops
 from export.keras_model import in_float64, layers_of
 from export.spec import Parts, categorical
 from export.stages import MERGES, Affine, Both, Drive, Lookup, Pointwise, Recurrent, Scaled, Stage
-from seqapp.cells import States, Tensor
+from seqapp.cell import States, Tensor
 from seqapp.classifier import Classifier
 from seqapp.errors import UsageError
 from seqapp.model import SequenceModel
 
-LOGITS, CLASS_LOGITS, QUANTILES, OUTPUTS = "logits", "class_logits", "quantiles", "outputs"
+LOGITS, CLASS_LOGITS, QUANTILES, VALUE, OUTPUTS = "logits", "class_logits", "quantiles", "value", "outputs"
 # Layers that look at the last axis alone, and those that do nothing once training is over.
 POINTWISE = (
     layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.PReLU, layers.Softmax, layers.Rescaling,
@@ -61,8 +61,8 @@ class Network:
         """The chain of a model of seqapp's own, a `keras.Sequential` or a functional model whose layers follow one another.
 
         `output` names the result; where the name ends in "logits", a softmax at the end is left out. By default it is `logits`
-        for a model of tokens or one with such a softmax, else `outputs`. Its numbers may be several outputs side by side:
-        `parts` are their names and widths.
+        for a model of tokens or one with such a softmax, `class_logits` for a `Classifier`, else `outputs`. Its
+        numbers may be several outputs side by side: `parts` are their names and widths.
 
         Raises:
             UsageError: the model is of another kind, or holds a layer that needs more than its own timestep.
@@ -71,7 +71,7 @@ class Network:
             return cls(model, tuple(_of_sequence_model(model)))
         if isinstance(model, Classifier):
             features, last_only = None if model.vocabulary_size else len(model.mean), not model.each_timestep
-            return cls(model, tuple(_of_classifier(model)), features, CLASS_LOGITS, last_only, of_ends=last_only)
+            return cls(model, tuple(_of_classifier(model)), features, output or CLASS_LOGITS, last_only, of_ends=last_only)
         chain = layers_of(model)
         if not model.built:
             raise UsageError("The model has no weights yet: begin it with a keras.Input, or call it once.")
@@ -182,7 +182,7 @@ class Network:
         """The same chain over a copy of the model that computes in float64."""
         cells = _cells(self.stages)
         if isinstance(self.model, (SequenceModel, Classifier)):
-            return Network.of(in_float64(self.model, cells))
+            return Network.of(in_float64(self.model, cells), self.output)
         copy = in_float64(self.model, [*layers_of(self.model), *cells])
         stages, _ = _stages(layers_of(copy))
         return replace(self, model=copy, stages=tuple(_without_softmax(stages) if self.softmax_left_out else stages))

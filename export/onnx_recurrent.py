@@ -19,7 +19,7 @@ from export.onnx_nodes import OPSET, Graph
 from export.onnx_translation import translate
 from export.spec import SEQUENCE_LENGTHS
 from export.stages import Both, Recurrent
-from seqapp.cells import by_halves
+from seqapp.cell import by_halves
 
 Carried = list[tuple[str, str]]  # the names of each state (B, U), before the first timestep and after the last
 OF_ACTIVATIONS = ("activations", "activation_alpha", "activation_beta")  # attributes that list something for each direction

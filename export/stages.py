@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from seqapp.cells import States, Tensor
+from seqapp.cell import States, Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from export.flatbuffer import read, write
 from export.network import Network
 from export.spec import STEP, TOKENS, Signature, Spec, TensorSpec
 from export.stages import Lookup, Recurrent
-from seqapp.cells import States, Tensor, by_halves
+from seqapp.cell import States, Tensor, by_halves
 from seqapp.errors import RunFailed, UsageError, need
 from seqapp.step import Array
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,28 +67,3 @@ class Windows:
     def _cut(self, stream: Tokens) -> Tokens:
         shape = (self.batch_size, self.per_epoch, self.timesteps)
         return stream[: math.prod(shape)].reshape(shape).swapaxes(0, 1)
-
-
-def dataset(inputs: Tokens, targets: Tokens) -> Any:
-    """Batches in their order, both (batches, B, T), for one call of `fit`."""
-    import tensorflow as tf
-
-    return tf.data.Dataset.from_tensor_slices((inputs, targets)).with_options(_without_autotune())
-
-
-def generated(batches: Callable[[], Iterator[Any]], signature: Any, count: int) -> Any:
-    """The batches that a function makes, as many as `count`, for one call of `fit`; `signature` are their `tf.TensorSpec`."""
-    import tensorflow as tf
-
-    data = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    # A pipeline of unknown size makes `fit` count one batch too many.
-    return data.apply(tf.data.experimental.assert_cardinality(count)).with_options(_without_autotune())
-
-
-def _without_autotune() -> Any:
-    """TensorFlow 2.21 ends an autotuned pipeline only when its tuner wakes next: up to a minute for each call of `fit`."""
-    import tensorflow as tf
-
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return options

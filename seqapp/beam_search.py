@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from seqapp import backend
 from seqapp.config import LARGEST_PENALTY
 from seqapp.sequences import padded
 from seqapp.step import Array, log_softmax
@@ -29,15 +30,13 @@ class KerasTransducer:
     """A `seqapp.translator.Translator`, compiled once for all batches and lengths."""
 
     def __init__(self, model: Any) -> None:
-        import tensorflow as tf
+        from keras import KerasTensor
 
-        numbers, real = tf.TensorSpec([None], "int32"), model.compute_dtype
-        states = [tf.TensorSpec([None, size], real) for size in model.state_sizes]
-        memory = tf.TensorSpec([None, None, model.memory_size], real)
-        self._encode = tf.function(
-            model.encode, input_signature=[tf.TensorSpec([None, None], "int32"), numbers], autograph=False
-        )
-        self._step = tf.function(model.decode_step, input_signature=[numbers, states, memory, numbers], autograph=False)
+        numbers, real = KerasTensor([None], "int32"), model.compute_dtype
+        states = [KerasTensor([None, size], real) for size in model.state_sizes]
+        memory = KerasTensor([None, None, model.memory_size], real)
+        self._encode = backend.compiled(model, model.encode, KerasTensor([None, None], "int32"), numbers)
+        self._step = backend.compiled(model, model.decode_step, numbers, states, memory, numbers)
 
     def encode(self, tokens: Array, lengths: Array) -> tuple[Array, list[Array]]:
         memory, states = self._encode(np.asarray(tokens, np.int32), np.asarray(lengths, np.int32))

@@ -43,4 +43,4 @@ class CarriedModel(keras.Model):
 
     def reset_states(self) -> None:
         for variable in self.carried:
-            variable.assign(ops.zeros_like(variable))
+            variable.assign(ops.zeros(variable.shape, variable.dtype))

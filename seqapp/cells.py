@@ -1,9 +1,4 @@
-"""Recurrent cells: a single step each, and nothing else.
-
-Looping, stacking, masking and dropout between layers are wrappers around a cell. Shapes: `B` batch, `F` features, `U` units.
-Every cell splits its step in two, `call(x, states) = recur(project(x), states)`, because the input half of the product does
-not depend on the state: whoever runs a cell over a known sequence may project all of it in one matrix product.
-"""
+"""The cells that ONNX and Keras know too: the plain one and those with gates."""
 
 from __future__ import annotations
 
@@ -12,56 +7,11 @@ from typing import Any
 import keras
 from keras import ops
 
-Tensor = Any
-States = list[Any]
-Shape = tuple[Any, ...]
+from seqapp.cell import Cell, Shape, States, Tensor
+from seqapp.linear_cells import LRUCell, MinGRUCell, MinLSTMCell
 
-
-class Cell(keras.layers.Layer):
-    """What the four cells share: the size of their states and the mask on the recurrence.
-
-    `recurrent_mask` (B, U) multiplies H_{t-1} inside the recurrent product only. The layer that runs the cell sets it for one
-    pass over a sequence, so that one mask holds for all timesteps (Gal and Ghahramani 2016, arXiv:1512.05287v5). It sets
-    `projected` too, for a pass whose inputs it has projected already, all of them at once.
-    """
-
-    states_per_cell = 1
-
-    def __init__(self, units: int, **kwargs: Any) -> None:
-        if units < 1:
-            raise ValueError(f"A cell needs at least 1 unit. Received: units={units}")
-        super().__init__(**kwargs)
-        self.units = units
-        self.state_size = [units] * self.states_per_cell
-        self.output_size = units
-        self.recurrent_mask: Tensor | None = None
-        self.projected = False
-
-    def get_initial_state(self, batch_size: Any = None) -> States:
-        return [ops.zeros((batch_size, size), dtype=self.compute_dtype) for size in self.state_size]
-
-    def masked(self, h: Tensor) -> Tensor:
-        return h if self.recurrent_mask is None else h * self.recurrent_mask
-
-    def add_kernels(self, features: int, gates: int) -> None:
-        """Adds `kernel` (F, gates·U) and `recurrent_kernel` (U, gates·U)."""
-        width = gates * self.units
-        self.kernel = self.add_weight(shape=(features, width), initializer="glorot_uniform", name="kernel")
-        self.recurrent_kernel = self.add_weight(shape=(self.units, width), initializer="orthogonal", name="recurrent_kernel")
-
-    def project(self, x: Tensor) -> Tensor:
-        """The part of the step that depends on the input alone: (..., F) -> (..., gates·U)."""
-        return ops.matmul(x, self.kernel) + self.bias
-
-    def recur(self, projected: Tensor, states: States) -> tuple[Tensor, States]:
-        """The rest of the step: (B, gates·U) and the states -> the output (B, U) and the new states."""
-        raise NotImplementedError(f"{type(self).__name__} must define recur(projected, states)")
-
-    def call(self, inputs: Tensor, states: States) -> tuple[Tensor, States]:
-        return self.recur(inputs if self.projected else self.project(inputs), states)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "units": self.units}
+# Those that look along an axis, which a cell of columns has none to spare for.
+ALONG_AN_AXIS = ("softmax", "log_softmax", "sparsemax", "glu")
 
 
 @keras.saving.register_keras_serializable(package="seqapp")
@@ -80,6 +30,8 @@ class PlainCell(Cell):
     ((2, 4), (7, 4))
     """
 
+    remembers = False
+
     def __init__(self, units: int, activation: str = "tanh", **kwargs: Any) -> None:
         super().__init__(units, **kwargs)
         self.activation = keras.activations.get(activation)
@@ -91,16 +43,26 @@ class PlainCell(Cell):
         self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
 
     def _initial_kernel(self, shape: tuple[int, int], dtype: Any = None) -> Tensor:
-        """Orthogonal over H, Glorot over X: the two halves of one kernel have different jobs."""
-        recurrent = keras.initializers.Orthogonal()((self.units, self.units), dtype=dtype)
+        """Glorot over X, whatever it is over H: the two halves of one kernel have different jobs."""
+        recurrent = self.initial_recurrent((self.units, self.units), dtype)
         inputs = keras.initializers.GlorotUniform()((shape[0] - self.units, self.units), dtype=dtype)
         return ops.concatenate([recurrent, inputs], axis=0)
 
-    def project(self, x: Tensor) -> Tensor:
-        return ops.matmul(x, self.kernel[self.units :]) + self.bias
+    @property
+    def input_part(self) -> tuple[Tensor, Tensor]:
+        return self.kernel[self.units :], self.bias
 
-    def recur(self, projected: Tensor, states: States) -> tuple[Tensor, States]:
-        h = self.activation(projected + ops.matmul(self.masked(states[0]), self.kernel[: self.units]))
+    @property
+    def recurrent_part(self) -> tuple[Tensor, Tensor | None]:
+        return self.kernel[: self.units], None
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether f looks at each number by itself."""
+        return getattr(self.activation, "__name__", "") not in ALONG_AN_AXIS
+
+    def blend(self, x: Tensor, h: Tensor, states: States, axis: int) -> tuple[Tensor, States]:
+        h = self.activation(x + h)
         return h, [h]
 
     def get_config(self) -> dict[str, Any]:
@@ -134,11 +96,14 @@ class LSTMCell(Cell):
 
     def _initial_bias(self, shape: tuple[int], dtype: Any = None) -> Tensor:
         u = self.units
-        return ops.concatenate([ops.zeros(u, dtype), ops.ones(u, dtype), ops.zeros(2 * u, dtype)])
+        if self.memory is None:
+            return ops.concatenate([ops.zeros(u, dtype), ops.ones(u, dtype), ops.zeros(2 * u, dtype)])
+        kept = self.initial_memory(dtype)
+        return ops.concatenate([-kept, kept, ops.zeros(2 * u, dtype)])
 
-    def recur(self, projected: Tensor, states: States) -> tuple[Tensor, States]:
-        h, c = states
-        i, f, g, o = ops.split(projected + ops.matmul(self.masked(h), self.recurrent_kernel), 4, axis=-1)
+    def blend(self, x: Tensor, h: Tensor, states: States, axis: int) -> tuple[Tensor, States]:
+        c = states[1]
+        i, f, g, o = ops.split(x + h, 4, axis=axis)
         c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
         h = ops.sigmoid(o) * ops.tanh(c)
         return h, [h, c]
@@ -166,19 +131,28 @@ class GRUCell(Cell):
 
     def build(self, input_shape: Shape) -> None:
         self.add_kernels(input_shape[-1], gates=3)
-        self.bias = self.add_weight(shape=(2, 3 * self.units), initializer="zeros", name="bias")
+        self.bias = self.add_weight(shape=(2, 3 * self.units), initializer=self._initial_bias, name="bias")
 
-    def project(self, x: Tensor) -> Tensor:
-        return ops.matmul(x, self.kernel) + self.bias[0]
+    def _initial_bias(self, shape: tuple[int, int], dtype: Any = None) -> Tensor:
+        if self.memory is None:
+            return ops.zeros(shape, dtype)
+        first = ops.concatenate([self.initial_memory(dtype), ops.zeros(2 * self.units, dtype)])
+        return ops.stack([first, ops.zeros(shape[1], dtype)])
 
-    def recur(self, projected: Tensor, states: States) -> tuple[Tensor, States]:
-        h = states[0]
-        recurrent = ops.matmul(self.masked(h), self.recurrent_kernel) + self.bias[1]
-        xz, xr, xg = ops.split(projected, 3, axis=-1)
-        hz, hr, hg = ops.split(recurrent, 3, axis=-1)
+    @property
+    def input_part(self) -> tuple[Tensor, Tensor]:
+        return self.kernel, self.bias[0]
+
+    @property
+    def recurrent_part(self) -> tuple[Tensor, Tensor | None]:
+        return self.recurrent_kernel, self.bias[1]
+
+    def blend(self, x: Tensor, h: Tensor, states: States, axis: int) -> tuple[Tensor, States]:
+        xz, xr, xg = ops.split(x, 3, axis=axis)
+        hz, hr, hg = ops.split(h, 3, axis=axis)
         z = ops.sigmoid(xz + hz)
         g = ops.tanh(xg + ops.sigmoid(xr + hr) * hg)
-        h = z * h + (1 - z) * g
+        h = z * states[0] + (1 - z) * g
         return h, [h]
 
 
@@ -208,20 +182,24 @@ class CIFGCell(Cell):
         self.bias = self.add_weight(shape=(3 * self.units,), initializer=self._initial_bias, name="bias")
 
     def _initial_bias(self, shape: tuple[int], dtype: Any = None) -> Tensor:
-        return ops.concatenate([-ops.ones(self.units, dtype), ops.zeros(2 * self.units, dtype)])
+        kept = ops.ones(self.units, dtype) if self.memory is None else self.initial_memory(dtype)
+        return ops.concatenate([-kept, ops.zeros(2 * self.units, dtype)])
 
-    def recur(self, projected: Tensor, states: States) -> tuple[Tensor, States]:
-        h, c = states
-        i, g, o = ops.split(projected + ops.matmul(self.masked(h), self.recurrent_kernel), 3, axis=-1)
+    def blend(self, x: Tensor, h: Tensor, states: States, axis: int) -> tuple[Tensor, States]:
+        c = states[1]
+        i, g, o = ops.split(x + h, 3, axis=axis)
         i = ops.sigmoid(i)
         c = (1 - i) * c + i * ops.tanh(g)
         h = ops.sigmoid(o) * ops.tanh(c)
         return h, [h, c]
 
 
-def by_halves(cell: Any) -> bool:
-    """Whether a cell's step is `recur(project(x), states)` and nothing else: a whole sequence may then be projected first."""
-    return getattr(type(cell), "call", None) is Cell.call
-
-
-CELLS: dict[str, type[Cell]] = {"plain": PlainCell, "lstm": LSTMCell, "gru": GRUCell, "cifg": CIFGCell}
+CELLS: dict[str, type[Cell]] = {
+    "plain": PlainCell,
+    "lstm": LSTMCell,
+    "gru": GRUCell,
+    "cifg": CIFGCell,
+    "mingru": MinGRUCell,
+    "minlstm": MinLSTMCell,
+    "lru": LRUCell,
+}

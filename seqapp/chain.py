@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from seqapp.cells import States, Tensor
+from seqapp.cell import States, Tensor
 from seqapp.config import ModelConfig
 from seqapp.job import built_of, make_cell
 from seqapp.recurrence import Recurrence, initial_states, one_step, state_sizes, through

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from seqapp.cells import States, Tensor
+from seqapp.cell import States, Tensor
 from seqapp.recurrence import Recurrence, cells_in_config, one_step, through, with_cells
 
 
@@ -18,7 +18,8 @@ class Classifier(keras.Model):
 
     A call takes `[x, lengths]`, tokens (B, T) or features (B, T, F), which end after `lengths` (B,), and gives the logits of
     the classes (B, C), or with `each_timestep` (B, T, C). What stands behind a sequence changes nothing; logits of timesteps
-    from its length on mean nothing. Features are scaled by `mean` and `variance` (F,) first.
+    from its length on mean nothing. Features are scaled by `mean` and `variance` (F,) first. Of one class alone, the output may
+    stand for a value instead of a logit: the loss decides.
 
     With `back_cells`, a layer for each cell reads both ways, its outputs side by side (Schuster and Paliwal 1997): such a model
     takes whole sequences only. Others run timestep by timestep too, by `step`.

@@ -12,16 +12,17 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from seqapp import labelled
+from seqapp import backend, labelled
 from seqapp.config import NOTHING, ClassifyConfig, Config, DataConfig, ModelConfig, TrainingConfig
 from seqapp.errors import UsageError, need
 from seqapp.generate import Wish, nothing_to_generate
 from seqapp.labelled import Example
+from seqapp.languages import sentences
 from seqapp.predict import Prediction, refuse_nothing, text_of
 from seqapp.report import Report
 from seqapp.run import Run, replacing, write_json
 from seqapp.scoring import Metrics
-from seqapp.sequences import Sequences, padded
+from seqapp.sequences import Sequences, load_part, padded
 from seqapp.step import log_softmax
 from seqapp.study import Study
 from seqapp.vocabulary import Vocabulary
@@ -55,36 +56,51 @@ class Classify:
             classify=ClassifyConfig(unit="character"),
         )
 
+    def examples(self, config: Config, data: str | None) -> dict[str, list[Example]]:
+        """The examples of a file or folder, by the names of `seqapp.labelled.read`, or the default ones.
+
+        Raises:
+            UsageError: they cannot be read.
+        """
+        return labelled.read(Path(data)) if data else {"all": sentences()}
+
     def check_data(self, config: Config) -> None:
         for package in ("sklearn", "yaml", "chatterbot_corpus"):
             need(package, "classify")
         if config.data.data:
-            labelled.read(Path(config.data.data))
+            self.examples(config, config.data.data)
 
     def study(self, config: Config) -> Study:
         from seqapp.label_study import LabelStudy
 
-        return LabelStudy.of(config)
+        return LabelStudy.of(self.examples(config, config.data.data), config)
 
     def evaluation(self, run: Run, data: str | None) -> Callable[[Any], LabelReport]:
         coder, part = Coder.load(run.path), "data" if data else run.held_out
-        parts = {name: Sequences.load(run.path / f"{name}_examples.npz") for name in ("train", "validation", run.held_out)}
+        parts = {name: load_part(run.path, name) for name in ("train", "validation", run.held_out)}
         if data:
-            found = labelled.read(Path(data))
+            found = self.examples(run.config, data)
             parts["data"] = coder.coded([example for examples in found.values() for example in examples])
         known = run.kept_baselines(data)
         return lambda model: LabelReport.of(classified_by(coder.fitting(model)), coder, parts, part, known)
 
     def predictor(self, run: Run, source: str) -> Callable[[Any], list[Prediction]]:
         coder = Coder.load(run.path)
-        if Path(source).suffix == ".npz":
-            examples = labelled.read_file(Path(source))
-        else:
-            text, name = text_of(source)
-            examples = list((labelled.texts_of if coder.vocabulary else labelled.series_of)(text, name))
+        examples = self.given(run, coder, source)
         refuse_nothing(len(examples), source)
         inputs = [coder.inputs(example) for example in examples]
         return lambda model: coder.predictions(coder.fitting(model), examples, inputs)
+
+    def given(self, run: Run, coder: Coder, source: str) -> list[Example]:
+        """The examples to predict for, labelled or not, of a file or standard input.
+
+        Raises:
+            UsageError: they cannot be read.
+        """
+        if Path(source).suffix == ".npz":
+            return labelled.read_file(Path(source))
+        text, name = text_of(source)
+        return list((labelled.texts_of if coder.vocabulary else labelled.series_of)(text, name))
 
     def generator(self, run: Run, wish: Wish) -> NoReturn:
         nothing_to_generate(run)
@@ -209,11 +225,11 @@ def _in_order(name: str) -> tuple[int, float, str]:
 
 def classified_by(model: Any) -> Classified:
     """A trained `Classifier`, compiled once for all batches and lengths."""
-    import tensorflow as tf
+    from keras import KerasTensor
 
     kind, shape = ("int32", [None, None]) if model.vocabulary_size else ("float32", [None, None, len(model.mean)])
-    specs = [tf.TensorSpec(shape, kind), tf.TensorSpec([None], "int32")]
-    traced = tf.function(lambda x, lengths: model([x, lengths]), input_signature=specs, autograph=False)
+    inputs = KerasTensor(shape, kind), KerasTensor([None], "int32")
+    traced = backend.compiled(model, lambda x, lengths: model([x, lengths]), *inputs)
     return lambda x, lengths: np.asarray(traced(x, lengths))
 
 

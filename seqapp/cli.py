@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from seqapp import backend
 from seqapp.config import read_json
 from seqapp.errors import USAGE, UsageError, need
 from seqapp.run import Run
@@ -37,10 +38,11 @@ def add_import_flag(parser: argparse.ArgumentParser) -> None:
 
 def need_keras(modules: list[str]) -> None:
     """Imports TensorFlow and Keras, which takes some seconds, and the modules that the user named."""
-    print("loading TensorFlow", file=sys.stderr, flush=True)
+    engine = backend.engine()
+    print(f"loading {'TensorFlow' if engine == 'tensorflow' else f'Keras on {engine}'}", file=sys.stderr, flush=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _quiet_stderr():
-        for module in ("tensorflow", "keras"):
+        for module in (engine, "keras"):
             need(module, "train")
     import_modules(modules)
 

@@ -15,8 +15,11 @@ from typing import Any
 from seqapp.errors import UsageError
 
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
-CELL_NAMES = ("plain", "lstm", "gru", "cifg")
-TASKS = ("next-word", "next-character", "next-note", "classify", "forecast", "translate")
+CELL_NAMES = ("plain", "lstm", "gru", "cifg", "mingru", "minlstm", "lru")
+INITIALIZATIONS = ("orthogonal", "identity", "glorot")
+TASKS = (
+    "next-word", "next-character", "next-note", "classify", "forecast", "translate", "adding", "copy-memory", "digits",
+)  # fmt: skip
 
 
 def option(default: Any, text: str) -> Any:
@@ -42,6 +45,8 @@ class ModelConfig:
     tied: bool = option(True, "use the embedding as output kernel too")
     dropout: float = option(0.5, "dropout on the embedding, between layers and before the output")
     recurrent_dropout: float = option(0.3, "dropout on the recurrence")
+    initialization: str = option("orthogonal", f"of the recurrent kernel: {', '.join(INITIALIZATIONS)}")
+    memory: int | None = option(None, "timesteps that the gates begin to remember, spread up to it (default: a few)")
 
 
 FORMS = ("text", "conversation", "recipe")
@@ -128,6 +133,33 @@ class TranslateConfig:
 
 
 @dataclass(frozen=True)
+class LongRangeConfig:
+    """Of the tasks `adding` and `copy-memory` alone."""
+
+    length: int = option(200, "T: timesteps of a sequence to add in, or between what is to be copied and the sign to do so")
+    examples: int = option(10_000, "sequences drawn for each epoch; the parts held out are fractions of that number")
+
+    def check(self) -> None:
+        """As `Config.check`."""
+        for name, least in (("length", 2), ("examples", 1)):
+            _require(getattr(self, name) >= least, name, f"a whole number of at least {least}", getattr(self, name))
+
+
+WAYS = ("row", "pixel")
+
+
+@dataclass(frozen=True)
+class DigitsConfig:
+    """Of the task `digits` alone."""
+
+    by: str = option("row", f"{' or '.join(WAYS)}: what of an image is a timestep")
+
+    def check(self) -> None:
+        """As `Config.check`."""
+        _require(self.by in WAYS, "by", " or ".join(WAYS), self.by)
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     epochs: int = option(20, "passes over the training split, at most")
     patience: int = option(3, "stop after so many epochs without a better validation")
@@ -142,6 +174,9 @@ class TrainingConfig:
     seed: int = option(1, "seed of weights, dropout and order; the same seed gives the same result on one kind of CPU")
 
 
+SHARED = {"text": ("next-word", "next-character"), "long_range": ("adding", "copy-memory")}  # groups of several tasks
+
+
 @dataclass(frozen=True)
 class Config:
     task: str = option("next-word", f"{', '.join(TASKS)}, or a task of your own as package.module:Class")
@@ -153,6 +188,8 @@ class Config:
     next_note: NextNoteConfig = NextNoteConfig()
     translate: TranslateConfig = TranslateConfig()
     text: TextConfig = TextConfig()
+    long_range: LongRangeConfig = LongRangeConfig()
+    digits: DigitsConfig = DigitsConfig()
 
     def check(self) -> Config:
         """Returns itself.
@@ -164,6 +201,9 @@ class Config:
         _require(known(self.task), "task", f"one of {', '.join(TASKS)}, or package.module:Class", self.task)
         _require(
             m.cell in CELL_NAMES or ":" in m.cell, "cell", f"one of {', '.join(CELL_NAMES)}, or package.module:Class", m.cell
+        )
+        _require(
+            m.initialization in INITIALIZATIONS, "initialization", f"one of {', '.join(INITIALIZATIONS)}", m.initialization
         )
         for name, whole in {**dataclasses.asdict(m), **dataclasses.asdict(t), "min_count": d.min_count}.items():
             if isinstance(whole, int) and not isinstance(whole, bool) and name != "seed":
@@ -197,9 +237,11 @@ class Config:
             _require(value is None or value >= least, name, f"a whole number of at least {least}", value)
         self.next_note.check()
         self.translate.check()
+        self.long_range.check()
+        self.digits.check()
         _require(self.text.form in FORMS, "form", f"one of {', '.join(FORMS)}", self.text.form)
         for name, kind in _groups():
-            tasks = {"text": TASKS[:2]}.get(name, {name.replace("_", "-")} & set(TASKS))
+            tasks = SHARED.get(name, {name.replace("_", "-")} & set(TASKS))
             if tasks and self.task not in tasks and getattr(self, name) != kind():
                 flags = [f"--{item.name.replace('_', '-')}" for item in fields(kind)]
                 are, them = ("is", "it") if len(flags) == 1 else ("are", "them")

@@ -39,6 +39,14 @@ class Progress:
     curve: list[records.Row] = field(default_factory=list)
 
 
+def optimizer_of(config: TrainingConfig, learner: Any) -> Any:
+    """AdamW over the trainable weights of a model, its biases not decaying."""
+    optimizer = keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(learner.trainable_variables)
+    return optimizer
+
+
 class Trainer(keras.callbacks.Callback):
     """Trains the model of a run and leaves the weights of its best epoch in model.keras.
 
@@ -49,12 +57,7 @@ class Trainer(keras.callbacks.Callback):
         super().__init__()
         self.run, self.config, self.study, self.learner = run, config, study, study.learner
         self.progress = Progress()
-        optimizer = keras.optimizers.AdamW(
-            config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm
-        )
-        optimizer.exclude_from_weight_decay(var_names=["bias"])
-        optimizer.build(self.learner.trainable_variables)
-        self.learner.compile(optimizer, study.loss)
+        self.learner.compile(optimizer_of(config, self.learner), study.loss)
         self.checkpoint = run.path / "checkpoint"
         self.began = self.saved = time.monotonic()
 
@@ -111,7 +114,7 @@ class Trainer(keras.callbacks.Callback):
         self.after_epoch()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self.learner.optimizer.learning_rate = self.learning_rate()
+        self.model.optimizer.learning_rate = self.learning_rate()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         p, mean = self.progress, float(logs["loss"])
@@ -162,8 +165,8 @@ class Trainer(keras.callbacks.Callback):
         self.save()
         print(
             f"epoch {p.epoch}/{self.config.epochs}  {self.study.measure}: "
-            f"training {self.study.measured(row['training_nats']):.2f}, "
-            f"validation {self.study.measured(nats):.2f}{' (best)' if better else ''}  {row['seconds']:.0f} s, "
+            f"training {_shown(self.study.measured(row['training_nats']))}, "
+            f"validation {_shown(self.study.measured(nats))}{' (best)' if better else ''}  {row['seconds']:.0f} s, "
             f"{row['tokens_per_second']:,.0f} tokens/s",
             file=sys.stderr,
         )
@@ -189,6 +192,7 @@ class Trainer(keras.callbacks.Callback):
 
     def save(self) -> None:
         """Writes a checkpoint: weights, optimizer, carried states, random states and progress, or leaves the one before."""
+        self.synced()
         if not all(np.isfinite(weight).all() for weight in self.study.model.get_weights()):
             self.diverged()
         random = [np.asarray(state).tolist() for state in self.random_states]
@@ -198,6 +202,10 @@ class Trainer(keras.callbacks.Callback):
             self.learner.save_weights(temporary / "weights.weights.h5")
             write_json(temporary / "progress.json", dataclasses.asdict(now))
         self.saved = time.monotonic()
+
+    def synced(self) -> None:
+        """Within a call of `fit`, has JAX write the weights it works on into the variables: Keras's property does."""
+        _ = self.model
 
     @property
     def random_states(self) -> list[Any]:
@@ -217,3 +225,12 @@ class Trainer(keras.callbacks.Callback):
                 variable.assign(np.array(state, np.uint32))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UsageError(f"{self.checkpoint} cannot be resumed from ({error}): start again with --overwrite.") from None
+
+
+def _shown(value: float) -> str:
+    """Two decimals, or three digits of what is below 1.
+
+    >>> _shown(38.6123), _shown(0.020397)
+    ('38.61', '0.0204')
+    """
+    return f"{value:.2f}" if value >= 1 else f"{value:.3g}"

@@ -7,11 +7,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
-from seqapp import forecast
-from seqapp.batching import generated
+from seqapp import backend, forecast
 from seqapp.chain import build_chain
 from seqapp.config import Config
 from seqapp.errors import UsageError
@@ -79,8 +77,8 @@ class ForecastStudy:
                 yield tuple(_windows(part, some, timesteps) for part in (self.x, self.y, self.known))
 
         widths = (framing.width, framing.horizon, framing.horizon)
-        signature = tuple(tf.TensorSpec([None, timesteps, width], "float32") for width in widths)
-        return generated(batches, signature, self.per_epoch - start)
+        signature = tuple(keras.KerasTensor([None, timesteps, width], "float32") for width in widths)
+        return backend.batches(batches, signature, self.per_epoch - start)
 
     def begin_epoch(self) -> None:
         pass

@@ -13,9 +13,8 @@ from importlib import metadata
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from seqapp import __version__, records
+from seqapp import __version__, backend, records
 from seqapp.cells import CELLS
 from seqapp.config import CELL_NAMES, Config, ModelConfig
 from seqapp.errors import UsageError
@@ -33,7 +32,8 @@ def run_job(run: Run, config: Config, resume: bool) -> None:
     """
     began = time.monotonic()
     keras.utils.set_random_seed(config.training.seed)
-    tf.config.experimental.enable_op_determinism()
+    backend.make_deterministic()
+    backend.keep_memory()
     study = task_of(config.task).study(config)
     say(study.summary)
     m, parameters = config.model, study.model.count_params()
@@ -90,7 +90,7 @@ def built_of(cell: str) -> Iterator[None]:
 def make_cell(config: ModelConfig) -> keras.layers.Layer:
     if config.cell in CELL_NAMES:
         activation = {"activation": config.activation} if config.cell == "plain" else {}
-        return CELLS[config.cell](config.units, **activation)
+        return CELLS[config.cell](config.units, memory=config.memory, initialization=config.initialization, **activation)
     module, _, name = config.cell.partition(":")
     cell = getattr(sys.modules.get(module), name, None)
     if cell is None:
@@ -122,6 +122,6 @@ def describe(config: Config, parameters: int, trainer: Trainer, began: float) ->
         "versions": {
             "seqapp": __version__,
             "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
+            **{name: metadata.version(name) for name in (backend.engine(), "keras", "numpy")},
         },
     }

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from seqapp import labelled
-from seqapp.batching import generated
+from seqapp import backend, labelled
 from seqapp.classifier import Classifier
 from seqapp.classify import Array, Coder, LabelReport, classified_by, log_probabilities
 from seqapp.config import Config, TrainingConfig
-from seqapp.errors import UsageError
 from seqapp.job import built_of, make_cell
-from seqapp.languages import sentences
+from seqapp.labelled import Example
 from seqapp.run import Run
-from seqapp.sequences import Sequences, padded
+from seqapp.sequences import Sequences, check_parts, padded, save_parts
 
 
 class LabelStudy:
@@ -35,10 +31,9 @@ class LabelStudy:
         self.summary = f"{len(coder.classes):,} classes; {known}sequences: {sizes}"
 
     @classmethod
-    def of(cls, config: Config) -> LabelStudy:
-        """The data that a configuration names, and a model with new weights."""
+    def of(cls, found: dict[str, list[Example]], config: Config) -> LabelStudy:
+        """The parts of some data, as `seqapp.labelled.read` has them, and a model with new weights."""
         d = config.data
-        found = labelled.read(Path(d.data)) if d.data else {"all": sentences()}
         parts = labelled.split(found, d.validation_fraction, d.test_fraction, config.classify.fold)
         coder = Coder.learn(parts["train"], config)
         coded = {name: coder.coded(examples) for name, examples in parts.items()}
@@ -66,10 +61,10 @@ class LabelStudy:
                 labels = padded([train.labels[i] for i in pick])[0] if y.ndim else np.array([train.labels[i] for i in pick])
                 yield (inputs, sizes), labels, weights(labels, sizes)
 
-        labels = tf.TensorSpec([None, timesteps][: 1 + y.ndim], "int32")
-        inputs = tf.TensorSpec([None, timesteps, *x.shape[1:]], x.dtype)
-        signature = ((inputs, tf.TensorSpec([None], "int32")), labels, tf.TensorSpec(labels.shape, "float32"))
-        return generated(batches, signature, len(picks))
+        labels = keras.KerasTensor([None, timesteps][: 1 + y.ndim], "int32")
+        inputs = keras.KerasTensor([None, timesteps, *x.shape[1:]], x.dtype)
+        signature = ((inputs, keras.KerasTensor([None], "int32")), labels, keras.KerasTensor(labels.shape, "float32"))
+        return backend.batches(batches, signature, len(picks))
 
     def begin_epoch(self) -> None:
         pass
@@ -88,15 +83,10 @@ class LabelStudy:
 
     def save(self, run: Run) -> None:
         self.coder.save(run.path)
-        for name, part in self.parts.items():
-            part.save(run.path / f"{name}_examples.npz")
+        save_parts(run.path, self.parts)
 
     def check_same(self, run: Run) -> None:
-        for name, part in self.parts.items():
-            kept = Sequences.load(run.path / f"{name}_examples.npz")
-            pairs = [*zip(kept.inputs, part.inputs, strict=False), *zip(kept.labels, part.labels, strict=False)]
-            if len(kept) != len(part) or not all(np.array_equal(a, b) for a, b in pairs):
-                raise UsageError(f"The {name} part is not the one {run.path} was begun with: restore the data, or start again.")
+        check_parts(run.path, self.parts)
 
     def report(self, model: Any, part: str) -> LabelReport:
         return LabelReport.of(classified_by(model), self.coder, self.parts, part)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from seqapp.cells import States, Tensor
+from seqapp.cell import States, Tensor
 from seqapp.recurrence import Recurrence, cells_in_config, initial_states, one_step, state_sizes, through, with_cells
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import keras
 import numpy as np
-import tensorflow as tf
 
-from seqapp.batching import generated
+from seqapp import backend
 from seqapp.config import Config
 from seqapp.errors import UsageError
 from seqapp.report import Report
@@ -92,8 +92,8 @@ class MusicStudy(ABC):
                 yield self.told(pieces), pieces.astype(np.float32), known.astype(np.float32)
 
         widths = self.model.input_shape[-1], self.parts["train"][0].shape[-1]
-        signature = tuple(tf.TensorSpec([None, None, *rest], "float32") for rest in ([widths[0]], [widths[1]], []))
-        return generated(batches, signature, len(picks) - start)
+        signature = tuple(keras.KerasTensor([None, None, *rest], "float32") for rest in ([widths[0]], [widths[1]], []))
+        return backend.batches(batches, signature, len(picks) - start)
 
     def begin_epoch(self) -> None:  # noqa: B027 - each stretch starts from the zero state
         pass

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         description="Predicts with a trained run: the class of each sequence, the next token of each line, the next keys of "
         "each piece, a translation of each line, or how each series goes on, a row for each timestep to come. Writes rows of "
         "input, reference (where the input has one), prediction and score, with tabs between them; the score is a probability, "
-        "of a forecast the width of the interval that should hold 90 %.",
+        "of a forecast the width of the interval that should hold 90 %, of a sum the root of the mean squared error.",
     )
     p.add_argument("run", metavar="RUN", help="a run directory that seqapp.train made")
     p.add_argument(

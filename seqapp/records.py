@@ -21,15 +21,14 @@ def write_history(run: Run, rows: list[Row]) -> None:
 
 def write_tensorboard(run: Run, step: int, row: Row, curve: list[Row]) -> None:
     """The figures of an epoch that ended at `step`, and the points of its learning curve, under logs/."""
-    import tensorflow as tf
+    from tensorboard.summary import Writer
 
-    writer = tf.summary.create_file_writer(str(run.path / "logs"))
-    with writer.as_default():
-        for point in curve:
-            if point["step"] > step - row["windows"]:
-                tf.summary.scalar("training_nats", point["training_nats"], step=int(point["step"]))
-        for name in ("validation_nats", "tokens_per_second"):
-            tf.summary.scalar(name, row[name], step=step)
+    writer = Writer(str(run.path / "logs"))
+    for point in curve:
+        if point["step"] > step - row["windows"]:
+            writer.add_scalar("training_nats", point["training_nats"], int(point["step"]))
+    for name in ("validation_nats", "tokens_per_second"):
+        writer.add_scalar(name, row[name], step)
     writer.close()
 
 

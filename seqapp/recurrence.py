@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 from keras import ops
 
-from seqapp.cells import States, Tensor, by_halves
+from seqapp import backend
+from seqapp.cell import Cell, States, Tensor, by_columns
+from seqapp.linear_cells import LinearCell
 
 Drive = Callable[[Any, Tensor, States], tuple[Tensor, Any]]  # (layer, x, its states) -> outputs, its states after
-UNROLLED = 64  # timesteps; a longer window would take too long to trace
+CHUNK = 20  # timesteps; more would be quicker by little, and take longer to trace
 
 
 @keras.saving.register_keras_serializable(package="seqapp")
@@ -19,14 +21,14 @@ class Recurrence(keras.layers.RNN):
     """`keras.layers.RNN` with dropout on the recurrence: one mask over H (B, U) for all timesteps of a sequence.
 
     Returns the outputs (B, T, U) followed by the states after the last timestep. `recurrent_dropout` is the fraction of H_{t-1}
-    hidden from the recurrent product while training; the cell must then know `recurrent_mask` (see `seqapp.cells.Cell`).
+    hidden from the recurrent product while training; the cell must then know `recurrent_mask` (see `seqapp.cell.Cell`).
     """
 
     def __init__(self, cell: Any, recurrent_dropout: float = 0.0, seed: int | None = None, **kwargs: Any) -> None:
         if recurrent_dropout and not hasattr(cell, "recurrent_mask"):
             raise ValueError(
                 f"Dropout on the recurrence needs a cell with a recurrent_mask, and {type(cell).__name__} has none: "
-                "derive it from seqapp.cells.Cell, or set recurrent_dropout to 0 (--recurrent-dropout 0). "
+                "derive it from seqapp.cell.Cell, or set recurrent_dropout to 0 (--recurrent-dropout 0). "
                 f"Received: {recurrent_dropout}"
             )
         kwargs = {**kwargs, "return_sequences": True, "return_state": True}
@@ -40,38 +42,131 @@ class Recurrence(keras.layers.RNN):
             ones = ops.ones_like(initial_state[0])
             self.cell.recurrent_mask = keras.random.dropout(ones, self.recurrent_dropout, seed=self.seed_generator)
         try:
-            if training and mask is None and by_halves(self.cell) and not self.go_backwards:
-                short = (sequences.shape[1] or UNROLLED + 1) <= UNROLLED
-                return (self.unrolled if short else self.looped)(sequences, initial_state)
+            chunk = None if not training or mask is not None or self.go_backwards else chunk_of(self.cell)
+            if chunk:
+                return self.in_chunks(chunk, sequences, initial_state)
             return super().inner_loop(sequences, initial_state, mask, training=training)
         finally:
             if dropped:
                 self.cell.recurrent_mask = None
 
-    def unrolled(self, x: Any, states: Any) -> Any:
-        """The loop written out, its input products as one: what Keras's loop returns, sooner for the windows of training."""
-        outputs = []
-        for now in ops.unstack(self._projected(ops.swapaxes(x, 0, 1)), ops.shape(x)[1]):
-            y, states = self.cell.recur(now, states)
-            outputs.append(y)
-        return outputs[-1], ops.stack(outputs, axis=1), states
-
-    def looped(self, x: Any, states: Any) -> Any:
-        """Keras's loop, its input products as one."""
-        self.cell.projected = True
-        try:
-            return super().inner_loop(self._projected(x), states, None, training=True)
-        finally:
-            self.cell.projected = False
-
-    def _projected(self, x: Any) -> Any:
-        """The input half of the product (..., F) -> (..., gates·U), all timesteps at once."""
-        rows, columns, features = ops.shape(x)
-        flat = self.cell.project(ops.reshape(x, (-1, features)))
-        return ops.reshape(flat, (rows, columns, flat.shape[-1]))
+    def in_chunks(self, chunk: Chunk, x: Any, states: Any) -> Any:
+        """What Keras's loop over timesteps returns, by its loop over chunks of them."""
+        timesteps, size = x.shape[1], chunk.size(x.shape[1])
+        states = [chunk.turned(state) for state in states]
+        if timesteps is None:
+            y, states = over_chunks(chunk, filled_up(x, size), size, states)
+            y = y[:, : ops.shape(x)[1]]
+        else:
+            rest = timesteps % size
+            y, states = over_chunks(chunk, x[:, : timesteps - rest], size, states)
+            if rest:
+                last, states = over_chunks(chunk, x[:, timesteps - rest :], rest, states)
+                y = ops.concatenate([y, last], axis=1)
+        return y[:, -1], y, [chunk.turned(state) for state in states]
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "recurrent_dropout": self.recurrent_dropout}
+
+
+class Chunk(Protocol):
+    """Some timesteps of a cell as one, for Keras's loop: inputs (B, C, F) and states -> outputs (B, C, U) and states.
+
+    Inputs with one more feature say with it which timesteps count, by 1 and 0: behind the others, the states stay.
+    """
+
+    state_size: list[int]
+
+    def call(self, x: Tensor, states: States) -> tuple[Tensor, States]: ...
+
+    def size(self, timesteps: int | None) -> int:
+        """Timesteps in a chunk of a sequence, whose length may not be known."""
+
+    def turned(self, state: Tensor) -> Tensor:
+        """A state as the loop carries it, or back again."""
+
+
+class Columns:
+    """A `Chunk`: timesteps written out one after the other, all in columns, with states (U, B).
+
+    With the few rows of a batch, processors multiply a kernel by columns in half the time that rows by a kernel take, and gates
+    that lie one above the other need no copy to be told apart.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell, self.state_size = cell, cell.state_size
+        # Outside of the loop: TensorFlow would fold a transposition inside of it back into the slower product.
+        (kernel, bias), (recurrent, more) = cell.input_part, cell.recurrent_part
+        self.kernel, self.bias = ops.transpose(kernel), bias[:, None]
+        self.recurrent, self.more = ops.transpose(recurrent), None if more is None else more[:, None]
+        self.mask = None if cell.recurrent_mask is None else ops.transpose(cell.recurrent_mask)
+
+    def call(self, x: Tensor, states: States) -> tuple[Tensor, States]:
+        features, timesteps = self.kernel.shape[1], x.shape[1]
+        columns = ops.reshape(ops.transpose(x[..., :features], (2, 1, 0)), (features, -1))
+        outputs = []
+        for t, now in enumerate(ops.split(ops.matmul(self.kernel, columns) + self.bias, timesteps, axis=1)):
+            h = ops.matmul(self.recurrent, states[0] if self.mask is None else states[0] * self.mask)
+            y, after = self.cell.blend(now, h if self.more is None else h + self.more, states, 0)
+            if x.shape[2] > features:
+                after = [ops.where(x[:, t, -1] > 0, new, old) for new, old in zip(after, states, strict=True)]
+            states = after
+            outputs.append(y)
+        return ops.transpose(ops.stack(outputs), (2, 0, 1)), states
+
+    __call__ = call
+
+    def size(self, timesteps: int | None) -> int:
+        """The largest divisor up to `CHUNK`; where that is small, `CHUNK` itself, which leaves a rest."""
+        if timesteps is None:
+            return CHUNK // 2  # the less is filled up, the better
+        most = CHUNK if backend.engine() == "tensorflow" else CHUNK // 4  # what XLA gains by more, it takes to compile it
+        size = max(size for size in range(1, most + 1) if timesteps % size == 0)
+        return size if size * 4 >= most else min(most, timesteps)
+
+    def turned(self, state: Tensor) -> Tensor:
+        return ops.transpose(state)
+
+
+class Scanned:
+    """A `Chunk`: timesteps of a linear cell, all at once."""
+
+    def __init__(self, cell: LinearCell) -> None:
+        self.cell, self.state_size = cell, cell.state_size
+
+    def call(self, x: Tensor, states: States) -> tuple[Tensor, States]:
+        features = self.cell.kernel.shape[0]
+        return self.cell.scan(x[..., :features], states, x[..., features:] if x.shape[2] > features else None)
+
+    __call__ = call
+
+    def size(self, timesteps: int | None) -> int:
+        return timesteps or 2 * CHUNK
+
+    def turned(self, state: Tensor) -> Tensor:
+        return state
+
+
+def over_chunks(chunk: Chunk, x: Tensor, size: int, states: States) -> tuple[Tensor, States]:
+    """x (B, T, F), with T a multiple of `size` -> outputs (B, T, U), states: by Keras's loop."""
+    timesteps = x.shape[1] or ops.shape(x)[1]
+    cut = ops.reshape(x, (-1, timesteps // size, size, x.shape[2]))
+    _, y, states = keras.layers.RNN(chunk, return_sequences=True).inner_loop(cut, states, None)
+    return ops.reshape(y, (-1, timesteps, y.shape[-1])), states
+
+
+def filled_up(x: Tensor, size: int) -> Tensor:
+    """x (B, T, F) with zeros behind it, up to a multiple of `size`, and one more feature: 1, and in what is added 0."""
+    rows, timesteps, _ = ops.shape(x)
+    x = ops.concatenate([x, ops.ones_like(x[..., :1])], axis=-1)
+    return ops.concatenate([x, ops.zeros((rows, -timesteps % size, x.shape[2]), x.dtype)], axis=1)
+
+
+def chunk_of(cell: Any) -> Chunk | None:
+    """How a cell is run in chunks; None where only Keras knows how to run it."""
+    if isinstance(cell, LinearCell):
+        return Scanned(cell)
+    return Columns(cell) if by_columns(cell) else None
 
 
 def through(layers: Sequence[Recurrence], drive: Drive, x: Tensor, states: States) -> tuple[Tensor, States]:

@@ -106,7 +106,12 @@ class Run:
             UsageError: the file is damaged, its cell is not imported, or its vocabulary is another one.
         """
         keras = need("keras", "train")
-        for module in ("seqapp.model", "seqapp.classifier", "seqapp.translator"):  # the classes that a file may name
+        for module in (
+            "seqapp.cells",
+            "seqapp.model",
+            "seqapp.classifier",
+            "seqapp.translator",
+        ):  # the classes that a file may name
             importlib.import_module(module)
         if not zipfile.is_zipfile(self.model_file):
             raise UsageError(f"{self.model_file} is damaged (it is no archive): restore it, or train again.")

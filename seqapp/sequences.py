@@ -20,7 +20,10 @@ POOL = 20  # batches at most whose sequences are sorted by length together: litt
 
 @dataclass(frozen=True)
 class Sequences:
-    """Tokens (T,) or features (T, F) of each sequence, and the numbers of its classes: one (), or one a timestep (T,)."""
+    """Tokens (T,) or features (T, F) of each sequence, and its labels: one (), or one a timestep (T,).
+
+    A label is the number of a class, or a value.
+    """
 
     inputs: list[Array]
     labels: list[Array]
@@ -85,6 +88,38 @@ class Sequences:
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"{path} is damaged ({error}): restore it, or train again.") from None
         return cls(np.split(inputs, cuts), np.split(labels, cuts) if each else list(labels))
+
+
+def save_parts(folder: Path, parts: dict[str, Sequences]) -> None:
+    """Writes the parts of some data into a run."""
+    for name, part in parts.items():
+        part.save(_file(folder, name))
+
+
+def load_part(folder: Path, name: str) -> Sequences:
+    """Reads one of what `save_parts` wrote.
+
+    Raises:
+        UsageError: the file is missing or damaged.
+    """
+    return Sequences.load(_file(folder, name))
+
+
+def check_parts(folder: Path, parts: dict[str, Sequences]) -> None:
+    """Refuses parts that are not those of a run.
+
+    Raises:
+        UsageError: they are not, or a file is missing or damaged.
+    """
+    for name, part in parts.items():
+        kept = load_part(folder, name)
+        pairs = [*zip(kept.inputs, part.inputs, strict=False), *zip(kept.labels, part.labels, strict=False)]
+        if len(kept) != len(part) or not all(np.array_equal(a, b) for a, b in pairs):
+            raise UsageError(f"The {name} part is not the one {folder} was begun with: restore the data, or start again.")
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}_examples.npz"
 
 
 def padded(sequences: Sequence[Array]) -> tuple[Array, Array]:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from seqapp import backend
+
 Array = NDArray[Any]
 
 
@@ -31,18 +33,14 @@ class KerasStepper:
     """
 
     def __init__(self, model: Any, features: int | None = None) -> None:
-        import tensorflow as tf
+        from keras import KerasTensor
 
         self.model = model
         self.kind = "int32" if features is None else model.compute_dtype
         inner = () if features is None else (features,)
-        states = [tf.TensorSpec([None, size], model.compute_dtype) for size in model.state_sizes]
-
-        def compiled(function: Any, *axes: None) -> Any:
-            inputs = tf.TensorSpec([None, *axes, *inner], self.kind)
-            return tf.function(function, input_signature=[inputs, states], autograph=False)
-
-        self._step, self._sequence = compiled(model.step), compiled(model, None)
+        states = [KerasTensor([None, size], model.compute_dtype) for size in model.state_sizes]
+        self._step = backend.compiled(model, model.step, KerasTensor([None, *inner], self.kind), states)
+        self._sequence = backend.compiled(model, model, KerasTensor([None, None, *inner], self.kind), states)
 
     def initial_states(self, batch_size: int) -> list[Array]:
         return [np.asarray(state) for state in self.model.initial_states(batch_size)]
@@ -58,10 +56,10 @@ def compiled(model: Any) -> Callable[[Array], Array]:
     """A Keras model of features (B, T, F), from its first states on, as a function that is traced once for all batches and
     lengths: outputs (B, T, V).
     """
-    import tensorflow as tf
+    from keras import KerasTensor
 
-    spec = tf.TensorSpec([None, None, model.input_shape[-1]], "float32")
-    traced = tf.function(lambda x: model(x, training=False), input_signature=[spec], autograph=False)
+    x = KerasTensor([None, None, model.input_shape[-1]], "float32")
+    traced = backend.compiled(model, lambda x: model(x, training=False), x)
     return lambda x: np.asarray(traced(x))
 
 

@@ -6,8 +6,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
+from seqapp.adding import Adding
 from seqapp.classify import Classify
 from seqapp.config import NOTHING, Config
+from seqapp.copy_memory import CopyMemory
+from seqapp.digits import Digits
 from seqapp.errors import UsageError
 from seqapp.forecast import Forecast
 from seqapp.generate import Wish
@@ -24,7 +27,7 @@ class Task(Protocol):
     """A kind of sequence and what is asked of it. Nothing here loads TensorFlow but where it says so.
 
     Attributes:
-        layout: what its runs hold, of which the export makes a bundle: text, classes, series, music or pairs.
+        layout: what its runs hold, of which the export makes a bundle: text, classes, series, music, pairs or values.
         default_data: what it learns from where no data are given, for people.
     """
 
@@ -77,6 +80,9 @@ TASKS: dict[str, Task] = {
     "classify": Classify(),
     "forecast": Forecast(),
     "translate": Translate(),
+    "adding": Adding(),
+    "copy-memory": CopyMemory(),
+    "digits": Digits(),
 }
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from seqapp import forms
-from seqapp.batching import Tokens, Windows, dataset, stream_of
+from seqapp import backend, forms
+from seqapp.batching import Tokens, Windows, stream_of
 from seqapp.carried import CarriedModel
 from seqapp.config import Config, TrainingConfig
 from seqapp.corpus import Split
@@ -65,7 +65,8 @@ class TokenStudy:
         return self.windows.per_epoch
 
     def batches(self, epoch: int, start: int) -> Any:
-        return dataset(*self.windows.batches(epoch, start))
+        inputs, targets = self.windows.batches(epoch, start)
+        return backend.slices((inputs, targets), len(inputs))
 
     def begin_epoch(self) -> None:
         self.learner.reset_states()

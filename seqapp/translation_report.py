@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seqapp import backend
 from seqapp.beam_search import Found, KerasTransducer
 from seqapp.errors import need
 from seqapp.labelled import Example
@@ -60,10 +61,10 @@ def figures(found: Sequence[str], references: Sequence[str], unit: str) -> Metri
 
 def log_probabilities(model: Any, coded: Sequence[tuple[Array, Array]], end: int) -> list[Array]:
     """Of the tokens (T,) of each target, each told from those before it and the source."""
-    import tensorflow as tf
+    from keras import KerasTensor
 
-    two, one = tf.TensorSpec([None, None], "int32"), tf.TensorSpec([None], "int32")
-    traced = tf.function(lambda *given: model(given), input_signature=[two, one, two], autograph=False)
+    two, one = KerasTensor([None, None], "int32"), KerasTensor([None], "int32")
+    traced = backend.compiled(model, lambda *given: model(given), two, one, two)
     found: dict[int, Array] = {}
     order = np.argsort([len(target) for _, target in coded], kind="stable")
     for picks in (order[i : i + SCORED] for i in range(0, len(order), SCORED)):

@@ -7,10 +7,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
-from seqapp.batching import generated
+from seqapp import backend
 from seqapp.config import Config
 from seqapp.errors import UsageError
 from seqapp.job import built_of, make_cell
@@ -64,8 +63,8 @@ class TranslationStudy:
                 known = np.arange(targets.shape[1]) < ends[:, None]
                 yield (sources, lengths, told_before(targets, end)), targets, known.astype(np.float32)
 
-        two, one = tf.TensorSpec([None, None], "int32"), tf.TensorSpec([None], "int32")
-        return generated(batches, ((two, one, two), two, tf.TensorSpec([None, None], "float32")), len(picks))
+        two, one = keras.KerasTensor([None, None], "int32"), keras.KerasTensor([None], "int32")
+        return backend.batches(batches, ((two, one, two), two, keras.KerasTensor([None, None], "float32")), len(picks))
 
     def _cut_anew(self, epoch: int) -> Sequences:
         """The training pairs with their subwords drawn for this epoch, where that is asked for."""

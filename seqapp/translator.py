@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from seqapp.cells import States, Tensor
+from seqapp.cell import States, Tensor
 from seqapp.classifier import at_end, reversed_in_time
 from seqapp.recurrence import Drive, Recurrence, cells_in_config, one_step, state_sizes, through, with_cells
 

@@ -174,6 +174,20 @@ def classified(tmp_path_factory: pytest.TempPathFactory, labelled_files: dict[st
     return lambda data, *flags: run_with("--data", str(labelled_files[data]), *flags)
 
 
+@pytest.fixture(scope="session")
+def added(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """Trains a run of the task `adding` with the given flags, once for the same flags."""
+    small = ["--length", "10", "--examples", "1500", "--units", "12", "--epochs", "4", "--learning-rate", "0.03"]
+    return once(tmp_path_factory, "--task", "adding", *small)
+
+
+@pytest.fixture(scope="session")
+def remembered(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """Trains a run of the task `copy-memory` with the given flags, once for the same flags."""
+    small = ["--length", "2", "--examples", "2000", "--units", "32", "--embedding", "8", "--epochs", "5"]
+    return once(tmp_path_factory, "--task", "copy-memory", *small, "--batch-size", "16", "--learning-rate", "0.02")
+
+
 def dated_values(days: int, seed: int = 0) -> str:
     """A series of days with a week in it, and a column beside it that goes before it: date,sold,asked"""
     rng = np.random.default_rng(seed)

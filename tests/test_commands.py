@@ -337,7 +337,15 @@ def test_benchmark_puts_its_table_into_a_file(
     refused(capsys, export.benchmark.main([str(tmp_path)]), "manifest.json")
 
 
-MODULES = ["seqapp.train", "seqapp.evaluate", "seqapp.generate", "seqapp.predict", "export", "export.benchmark"]
+MODULES = [
+    "seqapp.train",
+    "seqapp.benchmark",
+    "seqapp.evaluate",
+    "seqapp.generate",
+    "seqapp.predict",
+    "export",
+    "export.benchmark",
+]
 
 
 @pytest.mark.parametrize("module", MODULES)

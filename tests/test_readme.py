@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from seqapp.melody import Melody
@@ -28,8 +29,13 @@ SHORT = {
     "runs/chorales": ["--units", "48", "--epochs", "1"],
     "runs/phrases": ["--units", "64", "--embedding", "64", "--epochs", "1"],
     "runs/mine": ["--epochs", "4"],
+    "runs/digits": ["--units", "32", "--epochs", "2"],
+    "runs/adding": ["--units", "16", "--examples", "640", "--epochs", "2"],
+    "runs/copying": ["--units", "16", "--examples", "640", "--epochs", "2"],
+    "runs/far": ["--units", "16", "--examples", "320", "--epochs", "1"],
 }
 OTHERS = ["--units", "64", "--epochs", "4"]
+TINY = ["--units", "4", "--embedding", "4", "--batch-size", "2", "--timesteps", "6", "--repeats", "1"]  # a benchmark
 # To read them all takes a minute: `tests/seqapp/test_pieces.py` does.
 FEWER_CHORALES = """
 import runpy, sys
@@ -65,6 +71,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "my-labels.tsv").write_text(labelled(400), "utf-8")
     (path / "my-pairs.tsv").write_text("".join(f"{word}\t{phones}\n" for word, phones in spelled_pairs(400)), "utf-8")
     (path / "my-series.csv").write_text(dated_values(300), "utf-8")
+    columns = np.random.default_rng(0).uniform(size=(300, 1, 6)) + np.zeros((300, 6, 6))
+    x = np.where(np.arange(300)[:, None, None] % 2, columns, columns.swapaxes(1, 2))
+    np.savez(path / "my-images.npz", x=x, y=np.arange(300) % 2)
+    np.savez(path / "my-values.npz", x=np.stack([np.full((3, 8), 0.5), np.tile([1, 0, 0, 0], (3, 2))], -1))
     (path / "my-talks.txt").write_text(talks(200), "utf-8")
     write_recipes(path / "my-recipes")
     (path / "my-music").mkdir()
@@ -75,7 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_midi(Melody("tune", verse(i)).score, path / "my-tunes" / f"{i}.mid")
     of_runs: dict[str, list[str]] = {}
     for line in COMMANDS[2:]:
-        of_runs.setdefault(re.findall(r"runs/\w+", line)[0], []).append(line)
+        of_runs.setdefault(next(iter(re.findall(r"runs/\w+", line)), "no run"), []).append(line)
 
     first = [next(line for line in COMMANDS[2:] if line.split()[2] == module) for module in ("seqapp.train", "export")]
 
@@ -88,6 +98,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     command[1:] = ["-c", FEWER_CHORALES + f"main({command[3:]})"]
             if "export.benchmark" in command:
                 command += ["--repeats", "1"]
+            if "seqapp.benchmark" in command:
+                command += TINY
             out = (run if line in first else run_forked)(command, path)
             assert out.strip() or "--chat" in command  # which has nothing to answer here
             if line.split()[2] in ("seqapp.train", "export"):

@@ -19,6 +19,7 @@ from export.spec import Spec
 from seqapp.cells import CELLS
 from seqapp.config import ModelConfig
 from seqapp.job import build_model
+from seqapp.linear_cells import LinearCell
 from seqapp.model import SequenceModel
 from seqapp.step import Array
 
@@ -29,8 +30,13 @@ ENDS: dict[str, dict[str, Any]] = {
     "projected": {"embedding": 12},
     "untied": {"embedding": 12, "tied": False},
 }
-# Each cell and each end with one and with two layers.
-MODELS = [(cell, depth, list(ENDS)[(i + depth) % 3]) for i, cell in enumerate(CELLS) for depth in (1, 2)]
+LINEAR = [name for name, kind in CELLS.items() if issubclass(kind, LinearCell)]
+# Each cell and each end with one and with two layers; the linear cells, which are all exported in one way, with either.
+MODELS = [
+    (cell, depth, list(ENDS)[(i + depth) % 3])
+    for i, cell in enumerate(CELLS)
+    for depth in ([1 + i % 2] if cell in LINEAR else [1, 2])
+]
 
 
 class OwnCell(layers.Layer):

@@ -16,6 +16,7 @@ from export.reference import Reference
 from export.spec import Spec
 from export.stages import Affine, Both, Lookup, Pointwise, Recurrent
 from seqapp.cells import CELLS, PlainCell
+from seqapp.classifier import Classifier
 from seqapp.errors import UsageError
 from seqapp.model import SequenceModel
 from seqapp.step import Array, KerasStepper
@@ -124,7 +125,10 @@ MODELS_OF_KERAS: dict[str, tuple[Callable[[], Any], int]] = {
     "a layer called twice": (twice, 3),
     "stacked cells": (lambda: of_features(layers.RNN([layers.LSTMCell(4), layers.GRUCell(5)], return_sequences=True)), 2),
     "two layers": (lambda: of_features(recurrent(), layers.SimpleRNN(6, return_sequences=True), layers.Dense(2)), 3),
-    "cells of this project": (lambda: of_features(*(layers.RNN(make(5), return_sequences=True) for make in CELLS.values())), 4),
+    "cells of this project": (
+        lambda: of_features(*(layers.RNN(make(5), return_sequences=True) for make in CELLS.values())),
+        len(CELLS),
+    ),
     "a cell of one's own": (lambda: of_features(layers.RNN(OwnCell(5), return_sequences=True), layers.Dense(3)), 2),
     "a layer of one's own": (lambda: of_features(OwnLSTM(5, return_sequences=True)), 1),
     "a function of one's own": (lambda: of_features(recurrent(), layers.Dense(3, named)), 2),
@@ -546,3 +550,9 @@ def assert_left_as_it_was(model: Any) -> None:
     reference.check_chain()
     _ = reference.tolerances
     assert snapshot(model) == before
+
+
+def test_a_classifier_may_give_a_value() -> None:
+    model = Classifier(1, [PlainCell(3)], mean=[0.5, 0.0], variance=[2.0, 1.0])
+    network = Network.of(model, "value")
+    assert (network.output, network.in_float64().output, Network.of(model).output) == ("value", "value", "class_logits")

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqapp.cells import CELLS, Cell
+from seqapp import config
+from seqapp.cell import INITIALIZATIONS, Cell
+from seqapp.cells import CELLS
 from seqapp.config import CELL_NAMES
+from seqapp.linear_cells import LinearCell, LRUCell
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Step = Callable[[Array, list[Array], list[Array], Array], list[Array]]
@@ -69,11 +72,35 @@ def gru_step(x: Array, states: list[Array], weights: list[Array], mask: Array) -
     return [z * h + (1 - z) * g]
 
 
+def mingru_step(x: Array, states: list[Array], weights: list[Array], mask: Array) -> list[Array]:
+    z, g = np.split(x @ weights[0] + weights[1], 2, axis=1)
+    return [(1 - sigmoid(z)) * states[0] + mask * sigmoid(z) * g]
+
+
+def minlstm_step(x: Array, states: list[Array], weights: list[Array], mask: Array) -> list[Array]:
+    f, i, g = np.split(x @ weights[0] + weights[1], 3, axis=1)
+    f, i = sigmoid(f), sigmoid(i)
+    return [(f * states[0] + mask * i * g) / (f + i)]
+
+
+def lru_step(x: Array, states: list[Array], weights: list[Array], mask: Array) -> list[Array]:
+    """In complex numbers; what it returns first is the output, which is no state."""
+    kernel, bias, nu, theta, c = weights
+    lam = np.exp(-np.exp(nu) + 1j * np.exp(theta))
+    real, imaginary, past = np.split(x @ kernel + bias, 3, axis=1)
+    s = lam * (states[0] + 1j * states[1]) + mask * np.sqrt(1 - np.abs(lam) ** 2) * (real + 1j * imaginary)
+    y = (s @ (c[:U] - 1j * c[U:])).real + past
+    return [y * sigmoid(y), s.real, s.imag]
+
+
 STEPS: list[tuple[str, dict[str, str], Step]] = [
     *(("plain", {"activation": name}, plain_step(name)) for name in ACTIVATIONS),
     ("lstm", {}, lstm_step),
     ("gru", {}, gru_step),
     ("cifg", {}, cifg_step),
+    ("mingru", {}, mingru_step),
+    ("minlstm", {}, minlstm_step),
+    ("lru", {}, lru_step),
 ]
 NAMES = ["-".join([name, *options.values()]) for name, options, _ in STEPS]
 
@@ -105,9 +132,9 @@ def test_step_equals_numpy(name: str, options: dict[str, str], step: Step, maske
     cell.recurrent_mask = mask if masked else None
     output, after = cell(x, states)
     expected = step(x, states, cell.get_weights(), mask)
-    assert len(after) == len(expected) == len(cell.state_size)
+    assert len(after) == len(cell.state_size)
     np.testing.assert_allclose(output, expected[0], rtol=1e-12, atol=1e-14)
-    for state, wanted in zip(after, expected, strict=True):
+    for state, wanted in zip(after, expected[-len(after) :], strict=True):
         np.testing.assert_allclose(state, wanted, rtol=1e-12, atol=1e-14)
 
 
@@ -243,9 +270,51 @@ def test_an_unknown_activation_is_refused() -> None:
         CELLS["plain"](3, activation="tahn")
 
 
-def test_a_cell_must_define_recur() -> None:
-    with pytest.raises(NotImplementedError, match=r"Cell must define recur\(projected, states\)"):
-        Cell(3).recur(np.zeros((1, 3)), [np.zeros((1, 3))])
+def test_a_cell_must_define_blend_or_recur() -> None:
+    zeros = np.zeros((1, 3))
+    with pytest.raises(NotImplementedError, match=r"Cell must define blend\(x, h, states, axis\), or recur"):
+        Cell(3).blend(zeros, zeros, [zeros], -1)
+
+
+def test_a_linear_cell_must_define_coefficients() -> None:
+    with pytest.raises(NotImplementedError, match=r"LinearCell must define coefficients\(projected\)"):
+        LinearCell(3).coefficients(np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("radii", [(0.5, 1.0), (0.9, 0.8), (-0.1, 0.5)])
+def test_radii_outside_of_the_unit_circle_are_refused(radii: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="radii must be two numbers from 0 to below 1"):
+        LRUCell(3, radii=radii)
+
+
+def test_the_eigenvalues_begin_between_the_radii() -> None:
+    cell = LRUCell(2000, radii=(0.6, 0.9))
+    cell.build((None, F))
+    square = np.exp(-2 * np.exp(np.asarray(cell.nu)))
+    assert square.min() >= 0.36 - 1e-5
+    assert square.max() <= 0.81 + 1e-5
+    np.testing.assert_allclose(square.mean(), (0.36 + 0.81) / 2, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["mingru", "minlstm", "lru"])
+def test_shut_gates_keep_the_state(name: str) -> None:
+    """A memory that is never written to is as it was after many timesteps, and no number is lost when both gates are shut."""
+    cell = random_cell(name)
+    u = U
+    if name == "lru":
+        cell.nu.assign(np.full(u, -40.0))
+        cell.theta.assign(np.full(u, -40.0))
+        cell.kernel.assign(np.zeros_like(cell.kernel))
+        cell.bias.assign(np.zeros_like(cell.bias))
+    else:
+        cell.kernel.assign(np.zeros_like(cell.kernel))
+        bias = {"mingru": [-800.0] * u + [1.0] * u, "minlstm": [30.0] * u + [-800.0] * u + [1.0] * u}[name]
+        cell.bias.assign(bias)
+    x, states = arguments(cell)
+    after = states
+    for _ in range(100):
+        _, after = cell(x, after)
+    np.testing.assert_allclose(after, states, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +324,9 @@ def test_a_cell_must_define_recur() -> None:
         ("lstm", [0, 0, 1, 1, 0, 0, 0, 0]),
         ("gru", [[0] * 6, [0] * 6]),
         ("cifg", [-1, -1, 0, 0, 0, 0]),
+        ("mingru", [0] * 4),
+        ("minlstm", [0] * 6),
+        ("lru", [0] * 6),
     ],
 )
 def test_first_biases(name: str, expected: list[Any]) -> None:
@@ -270,3 +342,51 @@ def test_the_first_biases_keep_as_much_of_the_state() -> None:
         cell.build((None, F))
     forget, write = np.asarray(lstm.bias)[U : 2 * U], np.asarray(cifg.bias)[:U]
     np.testing.assert_allclose(sigmoid(forget), 1 - sigmoid(write), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in CELLS.items() if kind.remembers])
+def test_with_a_memory_a_cell_begins_to_keep_its_state_for_so_long(name: str) -> None:
+    """Of a state, and inputs of zero: the slowest units keep most of it for a fifth of the memory, the others for less."""
+    cell = CELLS[name](400, memory=1000)
+    cell.build((None, F))
+    x, h = np.zeros((1, F), np.float32), np.ones((1, 400), np.float32)
+    states = [h * 0.9 for _ in cell.state_size]
+    if name in ("gru", "cifg", "lstm"):
+        cell.recurrent_kernel.assign(np.zeros_like(cell.recurrent_kernel))
+    for _ in range(200):
+        _, states = cell(x, states)
+    kept = np.hypot(*states) if name == "lru" else np.abs(np.asarray(states[-1]))
+    assert kept.max() > 0.6
+    assert kept.min() < 0.1
+    assert 0.2 < (kept > 0.5).mean() < 0.9
+
+
+def test_recurrent_kernels_begin_as_they_are_told_to() -> None:
+    for name, gates in (("plain", 1), ("gru", 3)):
+        kernels = {}
+        for initialization in INITIALIZATIONS:
+            cell = CELLS[name](5, initialization=initialization)
+            cell.build((None, F))
+            kernels[initialization] = np.asarray(cell.recurrent_part[0])
+            assert cell.get_config()["initialization"] == initialization
+        np.testing.assert_array_equal(kernels["identity"], np.tile(np.eye(5), gates))
+        np.testing.assert_allclose(kernels["orthogonal"] @ kernels["orthogonal"].T, np.eye(5), atol=1e-5)
+        assert np.abs(kernels["glorot"]).max() <= np.sqrt(6 / (5 + 5 * gates))
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "message"),
+    [
+        ("plain", {"memory": 100}, "memory must be None: it has no gate for it. Received: memory=100"),
+        ("gru", {"memory": 2}, "memory must be a number of timesteps of at least 3. Received: memory=2"),
+        ("lru", {"initialization": "identity"}, "initialization must be orthogonal: it has no recurrent kernel"),
+        ("lstm", {"initialization": "zeros"}, "initialization must be one of orthogonal, identity, glorot. Received"),
+    ],
+)
+def test_beginnings_that_a_cell_does_not_have_are_refused(name: str, choices: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CELLS[name](3, **choices)
+
+
+def test_the_names_of_the_initializations() -> None:
+    assert list(INITIALIZATIONS) == list(config.INITIALIZATIONS)

@@ -70,7 +70,7 @@ def test_what_is_refused(
         status, answers, err = say(talked, b"", *flags)
         assert (status, answers) == (2, [])
         assert err == "error: --chat draws an answer to each line that it reads: leave out --beam, --prompt and --output.\n"
-    for task in ("next-note", "classify", "forecast", "translate"):
+    for task in ("next-note", "classify", "forecast", "translate", "adding", "copy-memory", "digits"):
         (tmp_path / "config.json").write_text(f'{{"task": "{task}"}}')
         (tmp_path / "model.keras").touch()
         assert seqapp.generate.main([str(tmp_path), "--chat"]) == 2

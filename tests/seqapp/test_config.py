@@ -16,6 +16,8 @@ from seqapp.config import (
     ClassifyConfig,
     Config,
     DataConfig,
+    DigitsConfig,
+    LongRangeConfig,
     ModelConfig,
     TrainingConfig,
     add_flags,
@@ -140,8 +142,8 @@ def test_a_whole_number_does_for_a_fraction() -> None:
         ({"training": {"time_limit": "long"}}, "The setting 'time_limit' must be of type float | None"),
         (
             {"task": "next-move"},
-            "--task must be one of next-word, next-character, next-note, classify, forecast, translate, "
-            "or package.module:Class. Received: next-move",
+            "--task must be one of next-word, next-character, next-note, classify, forecast, translate, adding, copy-memory, "
+            "digits, or package.module:Class. Received: next-move",
         ),
         ({"task": None}, "--task must be one of"),
     ],
@@ -249,6 +251,31 @@ def test_classify_has_a_group_of_its_own() -> None:
     assert build({"both_ways": False, "fold": 0}, {"task": "classify", "classify": {"both_ways": True}}).classify == (
         ClassifyConfig("character")
     )
+
+
+@pytest.mark.parametrize("task", ["adding", "copy-memory"])
+def test_the_length_of_what_is_drawn(task: str) -> None:
+    config = build(parsed("--task", task, "--length", "9", "--examples", "50"))
+    assert config.long_range == LongRangeConfig(9, 50)
+    assert build({}, json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    for flags, message in (
+        ({"length": 1}, "^--length must be a whole number of at least 2. Received: 1$"),
+        ({"examples": 0}, "^--examples must be a whole number of at least 1. Received: 0$"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            build({"task": task, **flags})
+    for other in set(TASKS) - {"adding", "copy-memory"}:
+        message = f"^--length, --examples are for the task adding or copy-memory alone.* Received: the task {other}$"
+        with pytest.raises(UsageError, match=message):
+            build({"task": other, "length": 9})
+
+
+def test_what_of_an_image_is_a_timestep() -> None:
+    assert build(parsed("--task", "digits", "--by", "pixel")).digits == DigitsConfig("pixel")
+    with pytest.raises(UsageError, match=r"^--by must be row or pixel. Received: column$"):
+        build({"task": "digits", "by": "column"})
+    with pytest.raises(UsageError, match=r"^--by is for the task digits alone: leave it out, .* Received: the task adding$"):
+        build({"task": "adding", "by": "pixel"})
 
 
 def test_own_texts_are_read_by_words_and_the_default_ones_by_characters() -> None:

@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from seqapp.cells import CELLS, Cell, GRUCell, LSTMCell, States
-from seqapp.recurrence import UNROLLED, Recurrence
+from seqapp.cell import Cell, States
+from seqapp.cells import CELLS, GRUCell, LSTMCell
+from seqapp.recurrence import CHUNK, Columns, Recurrence
 
 B, T, F, U = 6, 7, 3, 8
 
@@ -50,8 +51,8 @@ def mask_of(seed: int, rate: float = 0.5, training: bool = True, timesteps: int 
     return np.asarray(Recurrence(Mirror(U), rate, seed=seed)(inputs(timesteps), training=training)[0])
 
 
-# A window that the layer unrolls in training, and one that it loops over.
-@pytest.mark.parametrize("timesteps", [T, UNROLLED + 1])
+# A window of one chunk, and one of several with a rest.
+@pytest.mark.parametrize("timesteps", [T, 2 * CHUNK + 3])
 def test_one_mask_for_all_timesteps(timesteps: int) -> None:
     mask = mask_of(seed=1, timesteps=timesteps)
     assert set(np.unique(mask)) == {0.0, 2.0}
@@ -89,7 +90,7 @@ def test_states_are_not_masked() -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("timesteps", [T, UNROLLED + 1])
+@pytest.mark.parametrize("timesteps", [T, 2 * CHUNK + 3])
 def test_dropout_hides_the_state_from_the_recurrent_product_alone(name: str, timesteps: int) -> None:
     cell = randomized(CELLS[name](U))
     x, states = inputs(timesteps), states_for(cell)
@@ -112,7 +113,7 @@ def test_the_mask_is_gone_after_the_pass(name: str) -> None:
     np.testing.assert_array_equal(layer(inputs())[0], before)
 
 
-@pytest.mark.parametrize("timesteps", [T, UNROLLED + 1])
+@pytest.mark.parametrize("timesteps", [T, 2 * CHUNK + 3])
 def test_the_mask_is_gone_after_a_failure(timesteps: int) -> None:
     class Broken(Mirror):
         def recur(self, projected: Any, states: States) -> tuple[Any, States]:
@@ -123,7 +124,6 @@ def test_the_mask_is_gone_after_a_failure(timesteps: int) -> None:
     with pytest.raises(RuntimeError, match="broken"):
         layer(inputs(timesteps), training=True)
     assert cell.recurrent_mask is None
-    assert not cell.projected
 
 
 def test_a_cell_that_knows_no_mask_is_refused() -> None:
@@ -141,7 +141,7 @@ def test_returns_all_outputs_and_the_last_states() -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("timesteps", [1, T, UNROLLED + 1])
+@pytest.mark.parametrize("timesteps", [1, T, 2 * CHUNK + 3])
 def test_training_is_the_same_network(name: str, timesteps: int) -> None:
     """Outputs, states and gradients of the unrolled window, and of the loop over projected inputs, equal those of Keras's."""
     cell = randomized(CELLS[name](U))
@@ -158,7 +158,28 @@ def test_training_is_the_same_network(name: str, timesteps: int) -> None:
     for wanted, found in zip(*results, strict=True):
         assert np.abs(wanted).max() > 1e-3
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3, equal_nan=False)
-    assert not cell.projected
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("timesteps", [1, CHUNK, 2 * CHUNK + 3])
+def test_training_on_sequences_of_any_length_is_the_same_network(name: str, timesteps: int) -> None:
+    """The length is known only when the compiled function runs."""
+    cell = randomized(CELLS[name](U))
+    layer, x, states = Recurrence(cell), inputs(timesteps), states_for(cell)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, F]), [tf.TensorSpec([None, U]) for _ in states]], autograph=False)
+    def trained(x: Any, states: Any) -> Any:
+        return layer(x, initial_state=states, training=True)
+
+    for found, wanted in zip(trained(x, states), layer(x, initial_state=states), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4, equal_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "size"), [(1, 1), (7, 7), (16, 16), (32, 16), (37, CHUNK), (100, 20), (128, 16), (1020, 20), (None, 10)]
+)
+def test_chunks_leave_little(timesteps: int | None, size: int) -> None:
+    assert Columns(randomized(GRUCell(U))).size(timesteps) == size
 
 
 def test_training_is_the_same_network_backwards() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from seqapp.errors import UsageError
-from seqapp.sequences import POOL, Sequences, padded
+from seqapp.sequences import POOL, Sequences, check_parts, load_part, padded, save_parts
 
 
 def some(count: int = 500, longest: int = 60, features: int | None = None, each: bool = False) -> Sequences:
@@ -173,3 +173,18 @@ def test_parts_that_do_not_fit(change: dict[str, Any], tmp_path: Path) -> None:
     assert len(Sequences.load(tmp_path / "x.npz")) == 2
     np.savez(tmp_path / "x.npz", **{name: value for name, value in {**good, **change}.items() if value is not None})
     refused(tmp_path / "x.npz")
+
+
+def test_parts_of_a_run(tmp_path: Path) -> None:
+    parts = {"train": some(9), "test": Sequences(some(3).inputs, list(np.array([0.25, -1.0, 3.0], np.float32)))}
+    save_parts(tmp_path, parts)
+    kept = load_part(tmp_path, "test")
+    assert [(label.dtype, float(label)) for label in kept.labels] == [(np.float32, 0.25), (np.float32, -1.0), (np.float32, 3.0)]
+    for x, same in zip(parts["test"].inputs, kept.inputs, strict=True):
+        np.testing.assert_array_equal(x, same)
+    check_parts(tmp_path, parts)
+    for other in (some(8), Sequences(some(9).inputs, some(9).labels[::-1]), Sequences(some(9).inputs[::-1], some(9).labels)):
+        with pytest.raises(UsageError, match=r"The train part is not the one .* was begun with: restore the data"):
+            check_parts(tmp_path, {"train": other})
+    with pytest.raises(UsageError, match=r"There is no .*validation_examples\.npz"):
+        load_part(tmp_path, "validation")
