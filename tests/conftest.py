@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,15 @@ LONGEST = ("tests/test_readme.py", "tests/test_docs.py", "tests/export/test_matr
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((i for i, path in enumerate(LONGEST) if item.nodeid.startswith(path)), len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """Trainings write out fewer timesteps in a graph, which takes half the time to trace and is the same for any number.
+
+    Those of commands, and what tests the chunks, have as many as a user's.
+    """
+    if "seqapp.recurrence" in sys.modules:
+        sys.modules["seqapp.recurrence"].CHUNK = 4
 
 
 def refused(work: Callable[[], object], *parts: str) -> None:

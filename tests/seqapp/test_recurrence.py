@@ -17,6 +17,11 @@ from seqapp.recurrence import CHUNK, Columns, Recurrence
 B, T, F, U = 6, 7, 3, 8
 
 
+@pytest.fixture(autouse=True)
+def chunks_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqapp.recurrence.CHUNK", CHUNK)
+
+
 class Mirror(Cell):
     """Returns the mask it works under; its state stays as it is."""
 
