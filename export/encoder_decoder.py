@@ -12,8 +12,8 @@ from export.graphs import concrete, loop_in_blocks
 from export.keras_model import in_float64
 from export.spec import DECODE_STEP, ENCODE, MEMORY, SEQUENCE_LENGTHS, TOKENS, TranslationSpec
 from export.stages import Affine, Both, Drive, Lookup, Recurrent, last
-from seqapp.cell import States, Tensor
-from seqapp.translator import FAR_BELOW, Translator, cut
+from seqapp.cell import States, Tensor, cut
+from seqapp.translator import FAR_BELOW, Translator
 
 Named = dict[str, Tensor]
 

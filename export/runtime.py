@@ -7,7 +7,7 @@ continued, saved and restored.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from seqapp.labelled import Example
 from seqapp.step import Array, log_softmax
 from seqapp.translate import Coder
 from seqapp.vocabulary import Vocabulary
+from seqapp.words import Words
 
 # The format that each engine runs and the package it comes in, in the order they are tried. The extras bear the same names.
 ENGINES = {"litert": ("tflite", "ai_edge_litert"), "onnx": ("onnx", "onnxruntime")}
@@ -127,6 +128,21 @@ class Model:
         session = self.session()
         session.feed(text)
         return session.predict(top)
+
+    def suggest(self, text: str, top: int = 3) -> list[tuple[str, float]]:
+        """What a keyboard offers for a text that is being typed: the likeliest next words, or ends of its half-typed last one,
+        with their probabilities among the words that begin so.
+
+        Raises:
+            UsageError: the model has no vocabulary of words.
+        """
+        session = self.session()
+        return self.words.after(session, text, top)
+
+    @cached_property
+    def words(self) -> Words:
+        """Those that may be suggested."""
+        return Words(self.session().vocabulary)
 
     def classify(self, tokens: Array, lengths: Array, top: int = 3) -> list[list[tuple[str, float]]]:
         """The most likely classes, with their probabilities, of each of some sequences, as `sequences` takes them.

@@ -37,8 +37,7 @@ class Session(Stream):
         """
         if top < 1:
             raise ValueError(f"top must be at least 1. Received: {top}")
-        logits, _ = self.runner.step(np.array([self._last], np.int32), self._states)
-        p = np.exp(log_softmax(logits[0].astype(np.float64)))
+        p = np.exp(log_softmax(self.next_logits().astype(np.float64)))
         order = np.argsort(-p, kind="stable")
         best = order[order != self.vocabulary.unknown_number][:top]
         return [(self.vocabulary.tokens[number], float(p[number])) for number in best]

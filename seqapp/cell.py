@@ -7,6 +7,7 @@ not depend on the state: whoever runs a cell over a known sequence may project a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -43,6 +44,7 @@ class Cell(keras.layers.Layer):
     states_per_cell = 1
     remembers = True  # by a gate that may begin open for long
     multiplies = True  # its state by a recurrent kernel
+    bounds: tuple[float, float] | None = None  # of its outputs, where there are any
 
     def __init__(self, units: int, memory: int | None = None, initialization: str = "orthogonal", **kwargs: Any) -> None:
         if units < 1:
@@ -121,6 +123,12 @@ class Cell(keras.layers.Layer):
             "memory": self.memory,
             "initialization": self.initialization,
         }
+
+
+def cut(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """x (..., sum of sizes) -> parts (..., size)."""
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return [x[..., end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
 def by_halves(cell: Any) -> bool:

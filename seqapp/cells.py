@@ -11,6 +11,7 @@ from seqapp.cell import Cell, Shape, States, Tensor
 from seqapp.linear_cells import LRUCell, MinGRUCell, MinLSTMCell
 
 # Those that look along an axis, which a cell of columns has none to spare for.
+FAR = 1e4
 ALONG_AN_AXIS = ("softmax", "log_softmax", "sparsemax", "glu")
 
 
@@ -35,6 +36,12 @@ class PlainCell(Cell):
     def __init__(self, units: int, activation: str = "tanh", **kwargs: Any) -> None:
         super().__init__(units, **kwargs)
         self.activation = keras.activations.get(activation)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:  # type: ignore[override]
+        """Those of f, found far out on both sides."""
+        least, most = (float(end) for end in self.activation(ops.convert_to_tensor([-FAR, FAR])))
+        return (least, most) if 0 < most - least < 100 else None
 
     def build(self, input_shape: Shape) -> None:
         self.kernel = self.add_weight(
@@ -89,6 +96,7 @@ class LSTMCell(Cell):
     """
 
     states_per_cell = 2
+    bounds = (-1.0, 1.0)
 
     def build(self, input_shape: Shape) -> None:
         self.add_kernels(input_shape[-1], gates=4)
@@ -128,6 +136,8 @@ class GRUCell(Cell):
     >>> tuple(h.shape), tuple(cell.bias.shape)
     ((2, 4), (2, 12))
     """
+
+    bounds = (-1.0, 1.0)
 
     def build(self, input_shape: Shape) -> None:
         self.add_kernels(input_shape[-1], gates=3)
@@ -176,6 +186,7 @@ class CIFGCell(Cell):
     """
 
     states_per_cell = 2
+    bounds = (-1.0, 1.0)
 
     def build(self, input_shape: Shape) -> None:
         self.add_kernels(input_shape[-1], gates=3)

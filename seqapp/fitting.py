@@ -6,6 +6,7 @@ import dataclasses
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,11 +51,13 @@ def optimizer_of(config: TrainingConfig, learner: Any) -> Any:
 class Trainer(keras.callbacks.Callback):
     """Trains the model of a run and leaves the weights of its best epoch in model.keras.
 
-    It is its own callback: `train` runs the epochs, the callback's methods what happens between the batches of one.
+    It is its own callback: `train` runs the epochs, the callback's methods what happens between the batches of one. There may
+    be others beside it.
     """
 
-    def __init__(self, run: Run, config: TrainingConfig, study: Study) -> None:
+    def __init__(self, run: Run, config: TrainingConfig, study: Study, others: Sequence[keras.callbacks.Callback] = ()) -> None:
         super().__init__()
+        self.others = others
         self.run, self.config, self.study, self.learner = run, config, study, study.learner
         self.progress = Progress()
         self.learner.compile(optimizer_of(config, self.learner), study.loss)
@@ -110,7 +113,7 @@ class Trainer(keras.callbacks.Callback):
             leave=False,
             mininterval=0.2 if sys.stderr.isatty() else 20,
         ) as self.bar:
-            self.learner.fit(self.study.batches(p.epoch, p.batch), shuffle=False, verbose=0, callbacks=[self])
+            self.learner.fit(self.study.batches(p.epoch, p.batch), shuffle=False, verbose=0, callbacks=[self, *self.others])
         self.after_epoch()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:

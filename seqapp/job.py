@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -17,12 +18,21 @@ import keras
 from seqapp import __version__, backend, records
 from seqapp.cells import CELLS
 from seqapp.config import CELL_NAMES, Config, ModelConfig
+from seqapp.diagnosis import Diagnosis
+from seqapp.drawn import Drawn
 from seqapp.errors import UsageError
-from seqapp.fitting import Trainer
+from seqapp.fitting import Trainer, optimizer_of
+from seqapp.flow_recorder import FlowRecorder
+from seqapp.gradient_flow import GradientFlow, layers_of
 from seqapp.model import SequenceModel
 from seqapp.run import Run, write_json
 from seqapp.study import Study
 from seqapp.tasks import task_of
+
+PRACTICE, SHORT = (
+    350,
+    32,
+)  # steps of training and timesteps: what tells cells apart that learn to remember from those that do not
 
 
 def run_job(run: Run, config: Config, resume: bool) -> None:
@@ -34,16 +44,15 @@ def run_job(run: Run, config: Config, resume: bool) -> None:
     keras.utils.set_random_seed(config.training.seed)
     backend.make_deterministic()
     backend.keep_memory()
-    study = task_of(config.task).study(config)
-    say(study.summary)
+    study = study_of(config)
     m, parameters = config.model, study.model.count_params()
-    say(f"{m.cell}, {m.layers} × {m.units} units: {parameters:,} parameters")
     if resume:
         study.check_same(run)
         write_json(run.config_file, dataclasses.asdict(config))
     else:
         prepare(run, config, study)
-    trainer = Trainer(run, config.training, study)
+    recorders = [FlowRecorder(study, config, run.path / "logs")] if config.training.diagnose else []
+    trainer = Trainer(run, config.training, study, recorders)
     if resume:
         trainer.restore()
     try:
@@ -61,6 +70,44 @@ def run_job(run: Run, config: Config, resume: bool) -> None:
     # Only now is nothing left to resume.
     shutil.rmtree(trainer.checkpoint)
     print(report.table(m.cell))
+
+
+def study_of(config: Config) -> Study:
+    """What a configuration has learnt from, and by; says how large both are."""
+    study, m = task_of(config.task).study(config), config.model
+    say(study.summary)
+    say(f"{m.cell}, {m.layers} × {m.units} units: {study.model.count_params():,} parameters")
+    return study
+
+
+def diagnose(config: Config, run: Run | None) -> Diagnosis:
+    """How far back gradients reach in the model of a run, or in one with new weights.
+
+    Raises:
+        UsageError: the model cannot be built, or the data are not those of the run.
+    """
+    keras.utils.set_random_seed(config.training.seed)
+    study = study_of(config)
+    if run:
+        study.check_same(run)
+        study.model.set_weights(run.load_model().get_weights())
+    flow = GradientFlow(study)
+    flows, task = flow.measure(), task_of(config.task)
+    if run or not isinstance(task, Drawn):
+        return Diagnosis(flows, config)
+    say("practising for some seconds")
+    practise(study, task, config)
+    return Diagnosis(flows, config, flow.measure())
+
+
+def practise(study: Study, task: Drawn, config: Config) -> None:
+    """Trains the model of a study for a moment, with sequences that are short: enough to see what becomes of its memory."""
+    examples = PRACTICE * config.training.batch_size
+    short = replace(config.long_range, length=min(SHORT, config.long_range.length), examples=examples)
+    for layer in layers_of(study.model).values():
+        layer.chunk = 4  # a graph that is traced in a second
+    study.learner.compile(optimizer_of(config.training, study.learner), study.loss)
+    study.learner.fit(task.study(replace(config, long_range=short)).batches(0, 0), shuffle=False, verbose=0)
 
 
 def say(text: str) -> None:

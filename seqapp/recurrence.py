@@ -10,6 +10,7 @@ from keras import ops
 
 from seqapp import backend
 from seqapp.cell import Cell, States, Tensor, by_columns
+from seqapp.disturbance import Disturbance
 from seqapp.linear_cells import LinearCell
 
 Drive = Callable[[Any, Tensor, States], tuple[Tensor, Any]]  # (layer, x, its states) -> outputs, its states after
@@ -35,8 +36,12 @@ class Recurrence(keras.layers.RNN):
         super().__init__(cell, **kwargs)
         self.recurrent_dropout = recurrent_dropout
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self.disturbance: Disturbance | None = None  # for one pass
+        self.chunk: int | None = None  # timesteps, in place of CHUNK
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
+        if self.disturbance is not None:
+            return self.disturbance.run(self.cell, sequences, initial_state)
         dropped = training and self.recurrent_dropout
         if dropped:
             ones = ops.ones_like(initial_state[0])
@@ -52,7 +57,7 @@ class Recurrence(keras.layers.RNN):
 
     def in_chunks(self, chunk: Chunk, x: Any, states: Any) -> Any:
         """What Keras's loop over timesteps returns, by its loop over chunks of them."""
-        timesteps, size = x.shape[1], chunk.size(x.shape[1])
+        timesteps, size = x.shape[1], chunk.size(x.shape[1], self.chunk or CHUNK)
         states = [chunk.turned(state) for state in states]
         if timesteps is None:
             y, states = over_chunks(chunk, filled_up(x, size), size, states)
@@ -79,8 +84,8 @@ class Chunk(Protocol):
 
     def call(self, x: Tensor, states: States) -> tuple[Tensor, States]: ...
 
-    def size(self, timesteps: int | None) -> int:
-        """Timesteps in a chunk of a sequence, whose length may not be known."""
+    def size(self, timesteps: int | None, most: int) -> int:
+        """Timesteps in a chunk of a sequence, whose length may not be known: about `most`."""
 
     def turned(self, state: Tensor) -> Tensor:
         """A state as the loop carries it, or back again."""
@@ -116,11 +121,11 @@ class Columns:
 
     __call__ = call
 
-    def size(self, timesteps: int | None) -> int:
-        """The largest divisor up to `CHUNK`; where that is small, `CHUNK` itself, which leaves a rest."""
+    def size(self, timesteps: int | None, most: int) -> int:
+        """The largest divisor up to `most`; where that is small, `most` itself, which leaves a rest."""
         if timesteps is None:
-            return CHUNK // 2  # the less is filled up, the better
-        most = CHUNK if backend.engine() == "tensorflow" else CHUNK // 4  # what XLA gains by more, it takes to compile it
+            return most // 2  # the less is filled up, the better
+        most = most if backend.engine() == "tensorflow" else most // 4  # what XLA gains by more, it takes to compile it
         size = max(size for size in range(1, most + 1) if timesteps % size == 0)
         return size if size * 4 >= most else min(most, timesteps)
 
@@ -140,8 +145,8 @@ class Scanned:
 
     __call__ = call
 
-    def size(self, timesteps: int | None) -> int:
-        return timesteps or 2 * CHUNK
+    def size(self, timesteps: int | None, most: int) -> int:
+        return timesteps or 2 * most
 
     def turned(self, state: Tensor) -> Tensor:
         return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import shutil
@@ -213,5 +214,5 @@ def check_target(path: Path, flag: str, marker: str, overwrite: bool) -> None:
         raise UsageError(f"{path} cannot be written ({error.strerror}): name another directory with {flag}.") from None
     finally:
         for folder in new:
-            if folder.exists():
+            with contextlib.suppress(OSError):  # another run may have begun in it meanwhile
                 folder.rmdir()

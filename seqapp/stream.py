@@ -36,6 +36,10 @@ class Stream:
         tokens = self.vocabulary.prompt(text, in_line=self._last != self.vocabulary.end_number)
         self._take(self.vocabulary.numbers(tokens))
 
+    def next_logits(self) -> Array:
+        """What the model says of the next token (V,); the stream stays where it is."""
+        return self.model.step(np.array([self._last], np.int32), self._states)[0][0]
+
     def draw(
         self,
         length: int,

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from seqapp.cell import States, Tensor
+from seqapp.cell import States, Tensor, cut
 from seqapp.classifier import at_end, reversed_in_time
 from seqapp.recurrence import Drive, Recurrence, cells_in_config, one_step, state_sizes, through, with_cells
 
@@ -166,9 +166,3 @@ def attend(query: Tensor, memory: Tensor, lengths: Tensor) -> tuple[Tensor, Tens
     scores = ops.matmul(query, ops.transpose(memory, (0, 2, 1))) + far[:, None]
     weights = ops.softmax(scores, axis=-1)
     return ops.matmul(weights, memory), weights
-
-
-def cut(x: Tensor, sizes: Sequence[int]) -> States:
-    """x (B, sum of sizes) -> parts (B, size)."""
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    return [x[:, end - size : end] for size, end in zip(sizes, ends, strict=True)]

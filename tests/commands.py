@@ -72,6 +72,9 @@ def serve(connection: socket.socket) -> NoReturn:
     import keras  # noqa: F401
     import tensorflow as tf  # noqa: F401
 
+    from seqapp import recurrence
+
+    recurrence.CHUNK = 4  # see `tests.conftest.pytest_collection_finish`
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
         if not message:

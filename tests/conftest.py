@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import random
 import sys
@@ -20,7 +19,7 @@ import pytest
 
 from seqapp.errors import UsageError
 from seqapp.run import Run
-from seqapp.train import main as train
+from tests.shared import Shared
 
 CELLS = ("plain", "lstm", "gru", "cifg")
 # Those that take the longest come first: none should be begun when the other worker has nothing left to do.
@@ -72,31 +71,22 @@ def sentences(count: int, seed: int = 0) -> str:
     return "\n".join(lines) + "\n"
 
 
-def once(tmp_path_factory: pytest.TempPathFactory, *given: str) -> Callable[..., Run]:
-    """Trains a run with the flags given here and those of each call, once for the same flags."""
-
-    @functools.cache
-    def run_with(*flags: str) -> Run:
-        path = tmp_path_factory.mktemp("runs") / "run"
-        assert train(["--run", str(path), *given, *flags]) == 0
-        return Run.open(path)
-
-    return run_with
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    return Shared(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def text_file(shared: Shared) -> Path:
     """A UTF-8 text of some 20,000 words."""
-    path = tmp_path_factory.mktemp("text") / "talk.txt"
-    path.write_text(sentences(1600), "utf-8")
-    return path
+    return shared.made("talk.txt", lambda path: path.write_text(sentences(1600), "utf-8"))
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Callable[..., Run]:
+def trained(shared: Shared, text_file: Path) -> Callable[..., Run]:
     """Trains a run with the given flags, once for the same flags."""
     small = ["--units", "24", "--embedding", "16", "--epochs", "2", "--batch-size", "8", "--bptt", "16"]
-    return once(tmp_path_factory, "--data", str(text_file), *small, "--learning-rate", "0.01")
+    return shared.run("--data", str(text_file), *small, "--learning-rate", "0.01")
 
 
 def talks(count: int) -> str:
@@ -119,27 +109,24 @@ def write_recipes(folder: Path, count: int = 60) -> Path:
 
 
 @pytest.fixture(scope="session")
-def recipe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_recipes(tmp_path_factory.mktemp("cooking") / "recipes")
+def recipe_folder(shared: Shared) -> Path:
+    return shared.made("recipes", write_recipes)
 
 
 @pytest.fixture(scope="session")
-def talked(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def talked(shared: Shared) -> Run:
     """A run of conversations, by words."""
-    path = tmp_path_factory.mktemp("talks") / "talks.txt"
-    path.write_text(talks(300), "utf-8")
+    path = shared.made("talks.txt", lambda path: path.write_text(talks(300), "utf-8"))
     small = ["--units", "24", "--embedding", "16", "--epochs", "3", "--batch-size", "8", "--bptt", "16"]
-    return once(tmp_path_factory, "--data", str(path), "--form", "conversation", *small, "--learning-rate", "0.01")()
+    return shared.run("--data", str(path), "--form", "conversation", *small, "--learning-rate", "0.01")()
 
 
 @pytest.fixture(scope="session")
-def cooked(tmp_path_factory: pytest.TempPathFactory, recipe_folder: Path) -> Run:
+def cooked(shared: Shared, recipe_folder: Path) -> Run:
     """A run of recipes, by characters."""
     small = ["--units", "24", "--embedding", "16", "--epochs", "2", "--batch-size", "4", "--learning-rate", "0.01"]
     parts = ["--validation-fraction", "0.2", "--test-fraction", "0.2"]
-    return once(
-        tmp_path_factory, "--task", "next-character", "--data", str(recipe_folder), "--form", "recipe", *small, *parts
-    )()
+    return shared.run("--task", "next-character", "--data", str(recipe_folder), "--form", "recipe", *small, *parts)()
 
 
 def labelled_texts(count: int) -> str:
@@ -166,36 +153,39 @@ def labelled_timesteps(count: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def labelled_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def labelled_files(shared: Shared) -> dict[str, Path]:
     """Data for the task `classify`: texts, series, and series with a label for each timestep."""
-    folder = tmp_path_factory.mktemp("labelled")
-    (folder / "talk.tsv").write_text(labelled_texts(200), "utf-8")
-    (folder / "trend.csv").write_text(labelled_series(160), "utf-8")
-    np.savez(folder / "sums.npz", **labelled_timesteps(80))
-    return {path.stem: path for path in folder.iterdir()}
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "talk.tsv").write_text(labelled_texts(200), "utf-8")
+        (folder / "trend.csv").write_text(labelled_series(160), "utf-8")
+        np.savez(folder / "sums.npz", **labelled_timesteps(80))
+
+    return {path.stem: path for path in shared.made("labelled", write).iterdir()}
 
 
 @pytest.fixture(scope="session")
-def classified(tmp_path_factory: pytest.TempPathFactory, labelled_files: dict[str, Path]) -> Callable[..., Run]:
+def classified(shared: Shared, labelled_files: dict[str, Path]) -> Callable[..., Run]:
     """Trains a classifier on one of the labelled files with the given flags, once for the same flags."""
     small = ["--units", "32", "--embedding", "32", "--epochs", "2", "--batch-size", "8", "--learning-rate", "0.02"]
     parts = ["--validation-fraction", "0.2", "--test-fraction", "0.2"]
-    run_with = once(tmp_path_factory, "--task", "classify", "--min-count", "1", "--dropout", "0", *small, *parts)
+    run_with = shared.run("--task", "classify", "--min-count", "1", "--dropout", "0", *small, *parts)
     return lambda data, *flags: run_with("--data", str(labelled_files[data]), *flags)
 
 
 @pytest.fixture(scope="session")
-def added(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+def added(shared: Shared) -> Callable[..., Run]:
     """Trains a run of the task `adding` with the given flags, once for the same flags."""
     small = ["--length", "10", "--examples", "1500", "--units", "12", "--epochs", "4", "--learning-rate", "0.03"]
-    return once(tmp_path_factory, "--task", "adding", *small)
+    return shared.run("--task", "adding", *small)
 
 
 @pytest.fixture(scope="session")
-def remembered(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+def remembered(shared: Shared) -> Callable[..., Run]:
     """Trains a run of the task `copy-memory` with the given flags, once for the same flags."""
     small = ["--length", "2", "--examples", "2000", "--units", "32", "--embedding", "8", "--epochs", "5"]
-    return once(tmp_path_factory, "--task", "copy-memory", *small, "--batch-size", "16", "--learning-rate", "0.02")
+    return shared.run("--task", "copy-memory", *small, "--batch-size", "16", "--learning-rate", "0.02")
 
 
 def dated_values(days: int, seed: int = 0) -> str:
@@ -208,18 +198,16 @@ def dated_values(days: int, seed: int = 0) -> str:
 
 
 @pytest.fixture(scope="session")
-def series_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def series_file(shared: Shared) -> Path:
     """Two columns of numbers for 400 days."""
-    path = tmp_path_factory.mktemp("series") / "shop.csv"
-    path.write_text(dated_values(400), "utf-8")
-    return path
+    return shared.made("shop.csv", lambda path: path.write_text(dated_values(400), "utf-8"))
 
 
 @pytest.fixture(scope="session")
-def forecasted(tmp_path_factory: pytest.TempPathFactory, series_file: Path) -> Callable[..., Run]:
+def forecasted(shared: Shared, series_file: Path) -> Callable[..., Run]:
     """Trains a forecaster with the given flags, once for the same flags."""
     small = ["--horizon", "5", "--units", "32", "--epochs", "3", "--bptt", "40", "--learning-rate", "0.01"]
-    return once(tmp_path_factory, "--task", "forecast", "--data", str(series_file), *small)
+    return shared.run("--task", "forecast", "--data", str(series_file), *small)
 
 
 def tune(seed: int, frames: int = 48) -> Any:
@@ -234,23 +222,25 @@ def tune(seed: int, frames: int = 48) -> Any:
 
 
 @pytest.fixture(scope="session")
-def music_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def music_folder(shared: Shared) -> Path:
     """Forty pieces as MIDI, in quarter notes, in 3/4 and at 90 of them a minute."""
     from seqapp.pieces import Piece
     from seqapp.scores import write_midi
 
-    folder = tmp_path_factory.mktemp("music")
-    for i in range(40):
-        write_midi(Piece(str(i), tune(i, 40 + i % 9), 1.0, 90.0, "3/4").score, folder / f"{i}.mid")
-    return folder
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        for i in range(40):
+            write_midi(Piece(str(i), tune(i, 40 + i % 9), 1.0, 90.0, "3/4").score, folder / f"{i}.mid")
+
+    return shared.made("music", write)
 
 
 @pytest.fixture(scope="session")
-def composed(tmp_path_factory: pytest.TempPathFactory, music_folder: Path) -> Callable[..., Run]:
+def composed(shared: Shared, music_folder: Path) -> Callable[..., Run]:
     """Trains a run of music with the given flags, once for the same flags."""
     small = ["--units", "48", "--epochs", "30", "--batch-size", "2", "--learning-rate", "0.02", "--dropout", "0"]
     parts = ["--validation-fraction", "0.2", "--test-fraction", "0.2", "--transpose", "0"]
-    return once(tmp_path_factory, "--task", "next-note", "--data", str(music_folder), *small, *parts)
+    return shared.run("--task", "next-note", "--data", str(music_folder), *small, *parts)
 
 
 def verse(seed: int, notes: int = 36) -> np.ndarray:
@@ -268,23 +258,25 @@ def verse(seed: int, notes: int = 36) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def melody_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def melody_folder(shared: Shared) -> Path:
     """Forty melodies as MIDI, in 6/8 and at 100 quarter notes a minute."""
     from seqapp.melody import Melody
     from seqapp.scores import write_midi
 
-    folder = tmp_path_factory.mktemp("melodies")
-    for i in range(40):
-        write_midi(Melody(str(i), verse(i, 28 + i % 9), 100.0, "6/8").score, folder / f"{i}.mid")
-    return folder
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        for i in range(40):
+            write_midi(Melody(str(i), verse(i, 28 + i % 9), 100.0, "6/8").score, folder / f"{i}.mid")
+
+    return shared.made("melodies", write)
 
 
 @pytest.fixture(scope="session")
-def sung(tmp_path_factory: pytest.TempPathFactory, melody_folder: Path) -> Callable[..., Run]:
+def sung(shared: Shared, melody_folder: Path) -> Callable[..., Run]:
     """Trains a run of melodies with the given flags, once for the same flags."""
     small = ["--units", "32", "--epochs", "25", "--batch-size", "2", "--learning-rate", "0.02", "--dropout", "0"]
     parts = ["--validation-fraction", "0.2", "--test-fraction", "0.2", "--transpose", "0", "--recurrent-dropout", "0"]
-    return once(tmp_path_factory, "--task", "next-note", "--music", "melody", "--data", str(melody_folder), *small, *parts)
+    return shared.run("--task", "next-note", "--music", "melody", "--data", str(melody_folder), *small, *parts)
 
 
 def spelled_pairs(count: int, seed: int = 0) -> list[tuple[str, str]]:
@@ -299,17 +291,16 @@ def spelled_pairs(count: int, seed: int = 0) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pairs_file(shared: Shared) -> Path:
     """Words and how they sound: source TAB target."""
-    path = tmp_path_factory.mktemp("pairs") / "sounds.tsv"
-    path.write_text("".join(f"{word}\t{phones}\n" for word, phones in spelled_pairs(400)), "utf-8")
-    return path
+    content = "".join(f"{word}\t{phones}\n" for word, phones in spelled_pairs(400))
+    return shared.made("sounds.tsv", lambda path: path.write_text(content, "utf-8"))
 
 
 @pytest.fixture(scope="session")
-def translated(tmp_path_factory: pytest.TempPathFactory, pairs_file: Path) -> Callable[..., Run]:
+def translated(shared: Shared, pairs_file: Path) -> Callable[..., Run]:
     """Trains a translator with the given flags, once for the same flags."""
     small = ["--units", "32", "--embedding", "24", "--layers", "1", "--epochs", "12", "--batch-size", "8", "--beam", "3"]
     parts = ["--validation-fraction", "0.15", "--test-fraction", "0.15", "--min-count", "1", "--learning-rate", "0.01"]
     units = ["--source-unit", "character", "--target-unit", "symbol", "--dropout", "0"]
-    return once(tmp_path_factory, "--task", "translate", "--data", str(pairs_file), *small, *parts, *units)
+    return shared.run("--task", "translate", "--data", str(pairs_file), *small, *parts, *units)

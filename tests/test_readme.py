@@ -119,8 +119,9 @@ def test_the_commands_run(folder: Path) -> None:
 
 def test_the_example_runs(folder: Path) -> None:
     (example,) = [block for kind, block in BLOCKS if kind == "python"]
-    likely, *text = run([sys.executable, "-c", example], folder).splitlines()
+    likely, suggested, *text = run([sys.executable, "-c", example], folder).splitlines()
     assert len(eval(likely)) == 3
+    assert eval(suggested)[0][0].startswith("y")
     assert any(text)
 
 

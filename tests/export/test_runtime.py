@@ -26,6 +26,8 @@ from export.session import Session
 from seqapp.decoding import Sampling, sample
 from seqapp.run import Run
 from seqapp.step import KerasStepper, log_softmax
+from seqapp.stream import Stream
+from seqapp.words import Words
 from tests.conftest import refused
 from tests.export.conftest import Exported, tokens_of
 from tests.export.engines import opened_whole
@@ -114,6 +116,15 @@ def test_predictions_are_those_of_keras(run: Run, reference: KerasStepper, model
         wanted = {token: p[number] for number, token in enumerate(vocabulary.tokens) if token != vocabulary.unknown}
         assert dict(found) == pytest.approx(wanted, rel=1e-4, abs=1e-6)
         assert found[:3] == model.predict(text)
+
+
+def test_suggestions_are_those_of_keras(run: Run, reference: KerasStepper, model: Model) -> None:
+    words, stream = Words(run.vocabulary), Stream(reference, run.vocabulary)
+    for text in ("", "Are they l", "Yes, they are", "yes, they are late now.\nare yo"):
+        found, wanted = model.suggest(text, top=5), words.after(stream, text, 5)
+        assert dict(found) == pytest.approx(dict(wanted), rel=1e-4, abs=1e-6)
+    assert model.suggest("are yo", 1) == model.suggest("are yo")[:1]
+    assert model.suggest("are yo", 1)[0][0] == "you"
 
 
 def test_pieces_and_the_whole(model: Model) -> None:

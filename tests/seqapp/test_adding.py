@@ -53,16 +53,12 @@ def test_what_is_held_out_is_the_same_for_all_seeds_and_in_no_epoch() -> None:
         assert all(not np.array_equal(x[0], part.inputs[0]) for part in parts[0].values())
 
 
-def test_inputs_are_scaled_by_their_moments() -> None:
+def test_the_model_reads_what_is_drawn_as_it_is() -> None:
     config = build({"task": "adding", "units": 3, "length": 40})
     model, _ = Adding().learner(config.model, 40)
-    x, _ = Adding().draw(np.random.default_rng(0), 2000, 40)
-    scaled = np.asarray(model.first(x))
-    np.testing.assert_allclose(scaled.mean((0, 1)), 0, atol=0.02)
-    np.testing.assert_allclose(scaled.std((0, 1)), 1, atol=0.02)
+    x, _ = Adding().draw(np.random.default_rng(0), 20, 40)
+    np.testing.assert_allclose(np.asarray(model.first(x)), x, atol=1e-6)
     assert (model.classes, model.each_timestep) == (1, False)
-    least, _ = Adding().learner(config.model, 2)
-    assert np.isfinite(np.asarray(least.first(x[:, :2]))).all()
 
 
 def of_sums(error: float) -> Any:

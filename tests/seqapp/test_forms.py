@@ -67,15 +67,15 @@ def test_there_are_no_default_recipes() -> None:
     refused(lambda: documents("recipe", None), "There are no default recipes", "give a folder of Markdown files with --data")
 
 
-def test_prompts(recipe_folder: Path) -> None:
+def test_prompts(recipe_folder: Path, tmp_path: Path) -> None:
     assert prompt("conversation", "hello there\nfine <turn>") == "<conversation><turn>hello there\n<turn>fine < turn>\n"
     assert prompt("conversation", "A: hello there\nA: how are you?\nB: fine") == TALK
     assert prompt("recipe", " Boil  it.\n\nEat it.\n") == "<recipe><step>Boil it.\n<step>Eat it.\n"
     assert prompt("recipe", str(recipe_folder / "soup.md")).startswith("<recipe>")
     assert prompt("recipe", str(recipe_folder / "soup.md")).count("<step>") == 4
     refused(lambda: prompt("recipe", "soup.md"), "There is no soup.md", "--prompt")
-    (recipe_folder.parent / "begun.md").write_text("# Soup\n\n## Ingredients\n\n- leek\n")
-    assert prompt("recipe", str(recipe_folder.parent / "begun.md")) == "<recipe>Soup\n<ingredients>leek\n"
+    (tmp_path / "begun.md").write_text("# Soup\n\n## Ingredients\n\n- leek\n")
+    assert prompt("recipe", str(tmp_path / "begun.md")) == "<recipe>Soup\n<ingredients>leek\n"
 
 
 def test_documents_are_written_as_people_read_them() -> None:

@@ -184,7 +184,7 @@ def test_training_on_sequences_of_any_length_is_the_same_network(name: str, time
     ("timesteps", "size"), [(1, 1), (7, 7), (16, 16), (32, 16), (37, CHUNK), (100, 20), (128, 16), (1020, 20), (None, 10)]
 )
 def test_chunks_leave_little(timesteps: int | None, size: int) -> None:
-    assert Columns(randomized(GRUCell(U))).size(timesteps) == size
+    assert Columns(randomized(GRUCell(U))).size(timesteps, CHUNK) == size
 
 
 def test_training_is_the_same_network_backwards() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import seqapp.diagnose
 import seqapp.generate
 from seqapp import config
 from seqapp.drawn import Drawn
@@ -87,3 +89,25 @@ def test_a_report_has_what_the_commands_show(
         assert set(report.levels) == set(report.as_json()["baselines"])
         assert all(level > 0 for level in report.levels.values())
         assert report.table("mine").splitlines()[2].startswith("mine ")
+
+
+def test_every_kind_of_run_is_diagnosed(
+    trained: Callable[..., Run],
+    classified: Callable[..., Run],
+    forecasted: Callable[..., Run],
+    composed: Callable[..., Run],
+    sung: Callable[..., Run],
+    translated: Callable[..., Run],
+    remembered: Callable[..., Run],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    both, translator = classified("talk", "--both-ways"), translated()
+    for run in (trained(), both, forecasted(), composed(), sung(), translator, remembered()):
+        capsys.readouterr()
+        assert seqapp.diagnose.main([str(run.path), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["gradient"][0] == 1
+        assert 0 < found["horizon"] <= found["timesteps"]
+        assert (run.path / "diagnosis.png").exists()
+        back = ["layer 1 back"] if run in (both, translator) else []
+        assert list(found["layers"]) == ["layer 1", *back, *(["decoder 1"] if run is translator else [])]
