@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from seqapp.contenders import Shape, Work
 
 SIZES = {"units": 256, "batch_size": 64, "timesteps": 100, "embedding": 64, "vocabulary": 100, "repeats": 9, "steps": 10}
+EPOCH = 80  # batches: as many as are sorted by length in pools of their largest size
 LONG, BATCHES = 4096, (1, 2, 4, 8, 16, 32, 64)  # timesteps and sequences, of the curve of a cell
 SPAN = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2)  # of the timesteps, over which the growth of time is told
 
@@ -41,12 +42,20 @@ def main(argv: list[str] | None = None) -> int:
         metavar="CELL",
         help="instead: a cell that learns many timesteps at once, beside an LSTM of as many parameters, over batch and length",
     )
+    p.add_argument(
+        "--lengths",
+        action="store_true",
+        help="instead: sequences of many lengths beside those of one, per timestep learnt from",
+    )
     a = p.parse_args(argv)
-    defaults = {**SIZES, "timesteps": LONG} if a.parallel else SIZES
-    return errors.run(lambda: command(a.cells, a.parallel, {name: getattr(a, name, defaults[name]) for name in SIZES}))
+    defaults = {**SIZES, **({"timesteps": LONG} if a.parallel else {"steps": EPOCH} if a.lengths else {})}
+    sizes = {name: getattr(a, name, defaults[name]) for name in SIZES}
+    return errors.run(lambda: command(a.cells, a.parallel, a.lengths, sizes))
 
 
-def command(cells: list[str], parallel: str | None, sizes: dict[str, int]) -> None:
+def command(cells: list[str], parallel: str | None, lengths: bool, sizes: dict[str, int]) -> None:
+    if parallel and lengths:
+        raise UsageError("--parallel and --lengths are two benchmarks: leave one out.")
     for name, value in sizes.items():
         if value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1. Received: {value}")
@@ -64,7 +73,14 @@ def command(cells: list[str], parallel: str | None, sizes: dict[str, int]) -> No
         raise UsageError(f"--parallel needs a cell that learns many timesteps at once: {known}. Received: {parallel}")
     repeats, steps = sizes.pop("repeats"), sizes.pop("steps")
     shape = Shape(**sizes)
-    for row in curve(parallel, shape, repeats) if parallel else table(cells, shape, repeats, steps):
+    rows = (
+        curve(parallel, shape, repeats)
+        if parallel
+        else of_lengths(cells, shape, repeats, steps)
+        if lengths
+        else table(cells, shape, repeats, steps)
+    )
+    for row in rows:
         print(row, flush=True)
 
 
@@ -83,6 +99,20 @@ def table(cells: list[str], shape: Shape, repeats: int, steps: int) -> Iterator[
                 against = "" if own is ours else f"{ratio:.2f} ({low:.2f}-{high:.2f})"
                 median = float(np.median(own))
                 yield f"| {cell} | {label} | {name} | {median * 1e3:.1f} | {shape.tokens / median:,.0f} | {against} |"
+
+
+def of_lengths(cells: list[str], shape: Shape, repeats: int, batches: int) -> Iterator[str]:
+    """How much longer a timestep takes among sequences of many lengths, epoch by epoch."""
+    from seqapp import contenders
+
+    yield f"{shape.units} units, batch {shape.batch_size}, up to {shape.timesteps} timesteps, epochs of {batches} batches"
+    yield "\n| cell | one length, timesteps/s | many, timesteps/s | time for one: ratio (quartiles) |\n|---|---:|---:|---:|"
+    for cell in cells:
+        made = contenders.fits_of(cell, shape, batches)
+        times = race({name: work for name, (work, _) in made.items()}, repeats, 1, cell)
+        fixed, variable = (times[name] / made[name][1] for name in (contenders.FIXED, contenders.VARIABLE))
+        low, ratio, high = np.percentile(variable / fixed, [25, 50, 75])
+        yield f"| {cell} | {1 / np.median(fixed):,.0f} | {1 / np.median(variable):,.0f} | {ratio:.2f} ({low:.2f}-{high:.2f}) |"
 
 
 def curve(cell: str, shape: Shape, repeats: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -18,13 +19,18 @@ from keras import layers, ops
 from seqapp import backend
 from seqapp.carried import CarriedModel
 from seqapp.cells import CELLS
+from seqapp.classifier import Classifier
+from seqapp.classify import Coder
 from seqapp.config import ModelConfig, TrainingConfig
 from seqapp.fitting import optimizer_of
 from seqapp.job import build_model
+from seqapp.label_study import LabelStudy
 from seqapp.recurrence import Recurrence
+from seqapp.sequences import Sequences
 from seqapp.step import Array
 
 Work = Callable[[int], None]
+FIXED, VARIABLE = "one length", "a tenth of it to all of it"
 OURS, KERAS, TORCH, PRODUCTS = "seqapp", "Keras", "PyTorch", "matrix products alone"
 OF_KERAS = {"plain": layers.SimpleRNN, "lstm": layers.LSTM, "gru": layers.GRU}
 OF_TORCH = {"plain": "RNN", "lstm": "LSTM", "gru": "GRU"}
@@ -75,6 +81,30 @@ def training_steps_of(cell: str, shape: Shape) -> dict[str, Work]:
         if has_torch():
             found[TORCH] = _torch_step(cell, shape)
     return found
+
+
+def fits_of(cell: str, shape: Shape, batches: int) -> dict[str, tuple[Work, int]]:
+    """Epochs of so many batches as `seqapp.train` runs them, a class for each timestep: of sequences of one length, and of a
+    tenth of it up to all of it, uniformly. With each, how many timesteps are learnt from, padding not counted.
+    """
+    rng, found = np.random.default_rng(0), dict[str, tuple[Work, int]]()
+    longest = np.full(batches * shape.batch_size, shape.timesteps)
+    for name, lengths in ((FIXED, longest), (VARIABLE, rng.integers(max(1, shape.timesteps // 10), longest + 1))):
+        inputs = [rng.normal(size=(n, shape.embedding)).astype(np.float32) for n in lengths]
+        labels = [rng.integers(0, shape.vocabulary, n).astype(np.int32) for n in lengths]
+        moments = [0.0] * shape.embedding, [1.0] * shape.embedding
+        model = Classifier(shape.vocabulary, [CELLS[cell](shape.units)], (), None, 0, *moments, each_timestep=True)
+        coder = Coder(tuple(map(str, range(shape.vocabulary))), None, shape.embedding, True)
+        training = TrainingConfig(batch_size=shape.batch_size)
+        study = LabelStudy(model, coder, {"train": Sequences(inputs, labels)}, training)
+        model.compile(optimizer_of(training, model), study.loss)
+        found[name] = (partial(_epochs, study), int(lengths.sum()))
+    return found
+
+
+def _epochs(study: LabelStudy, times: int) -> None:
+    for epoch in range(times):
+        study.learner.fit(study.batches(epoch, 0), shuffle=False, verbose=0)
 
 
 def has_torch() -> bool:

@@ -152,16 +152,19 @@ class Diagnosis:
 
         figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
         back = np.arange(1, self.timesteps + 1)
+        nearest = np.linalg.norm([flow.gradient[0] for flow in self.flows.values()])
         if len(self.flows) > 1:
             for name, flow in self.flows.items():
-                axes.plot(back[: len(flow.gradient)], flow.gradient / flow.gradient[0], linewidth=1, label=name)
+                axes.plot(back[: len(flow.gradient)], flow.gradient / nearest, linewidth=1, label=name)
         for (name, gradient), style in zip(self._gradients(), ("-", ":"), strict=False):
             axes.plot(back, gradient, color="black", linestyle=style, label=f"{name}: {horizon(gradient):,} timesteps")
         axes.axhline(FAINT, color="grey", linestyle="--", linewidth=1, label="faint")
         loudest = max(float(np.nanmax(gradient)) for _, gradient in self._gradients())
         axes.set(yscale="log", ylim=(1e-8, max(2.0, 2 * loudest) if np.isfinite(loudest) else LOUD), xlim=(0, self.timesteps))
         axes.set(
-            xlabel="timesteps back", ylabel="‖∂loss/∂state‖, 1 at one timestep back", title=f"The gradient: {self.verdict}"
+            xlabel="timesteps back",
+            ylabel="‖∂loss/∂state‖, 1 at one timestep back",
+            title=f"How far back there is something to learn from: {self.verdict}",
         )
         axes.grid(alpha=0.3)
         axes.legend()

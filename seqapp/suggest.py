@@ -68,7 +68,10 @@ def saving(model: Stepper, words: Words, stream: Tokens, top: int) -> str:
     typed = letters[known]
     whole = np.array([len(words.vocabulary.tokens[number]) for number in targets[known]])
     keys = np.minimum(typed + 1, whole)  # a tap takes a word that is offered
-    rows = [f"{f'after {n} letters' if n else 'before a letter':24}{np.mean(typed <= n):8.1%}" for n in range(SHOWN)]
+    rows = [
+        f"{f'after {n} letters' if n > 1 else ('before a letter', 'after a letter')[n]:24}{np.mean(typed <= n):8.1%}"
+        for n in range(SHOWN)
+    ]
     return "\n".join(
         [
             f"{len(typed):,} words, {top} offered at a time",

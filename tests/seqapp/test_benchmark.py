@@ -47,6 +47,27 @@ def test_the_curve_of_a_parallel_cell(capsys: pytest.CaptureFixture[str], monkey
     assert re.search(r"log-log slope of time over length: -?\d\.\d\d$", out.strip())
 
 
+def test_sequences_of_many_lengths(capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark.main([*TINY, "--lengths", "--cells", "lstm", "mingru", "--steps", "4"]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if re.match(r"\| [lm]", line)]
+    assert [row[0].strip() for row in rows] == ["lstm", "mingru"]
+    for _, fixed, variable, ratio in rows:
+        one, other = (float(number.replace(",", "")) for number in (fixed, variable))
+        assert float(ratio.split()[0]) == pytest.approx(one / other, abs=0.01)
+
+
+def test_each_timestep_that_is_learnt_from_is_counted() -> None:
+    made = contenders.fits_of("gru", contenders.Shape(4, 20, 3, 5, 7), 6)
+    (_, fixed), (work, variable) = made[contenders.FIXED], made[contenders.VARIABLE]
+    study = work.args[0]
+    lengths = study.parts["train"].lengths
+    assert fixed == 4 * 6 * 20
+    assert variable == lengths.sum() == sum(int(x[1].sum()) for x, *_ in study.batches(0, 0).as_numpy_iterator())
+    assert lengths.min() >= 2
+    assert lengths.max() <= 20
+    assert len(set(lengths.tolist())) > 5
+
+
 @pytest.mark.parametrize("cell", [name for name in CELLS if name != "lstm"])
 def test_equal_units_are_the_most_that_have_no_more_parameters(cell: str) -> None:
     shape = contenders.Shape(1, 1, 7, 20, 5)
@@ -78,6 +99,7 @@ def test_streams_go_on_where_their_inputs_were() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--lengths", "--parallel", "lru"], "two benchmarks: leave one out"),
         (["--units", "0"], "--units must be at least 1. Received: 0"),
         (["--cells", "gruu"], "A cell must be one of plain, lstm, gru.* Received: gruu"),
         (
