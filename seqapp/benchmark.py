@@ -35,7 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--cells", nargs="+", default=["plain", "lstm", "gru"], metavar="CELL", help="(default: plain lstm gru)")
     for name, value in SIZES.items():
         text = {"repeats": "rounds in which the contenders take turns", "steps": "training steps in a turn"}.get(name, name)
-        text += f" (default: {value}{f', with --parallel {LONG}' if name == 'timesteps' else ''})"
+        other = {"timesteps": f", with --parallel {LONG}", "steps": f", with --lengths {EPOCH} batches of an epoch"}.get(
+            name, ""
+        )
+        text += f" (default: {value}{other})"
         p.add_argument(f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS, metavar="N", help=text)
     p.add_argument(
         "--parallel",
@@ -73,13 +76,7 @@ def command(cells: list[str], parallel: str | None, lengths: bool, sizes: dict[s
         raise UsageError(f"--parallel needs a cell that learns many timesteps at once: {known}. Received: {parallel}")
     repeats, steps = sizes.pop("repeats"), sizes.pop("steps")
     shape = Shape(**sizes)
-    rows = (
-        curve(parallel, shape, repeats)
-        if parallel
-        else of_lengths(cells, shape, repeats, steps)
-        if lengths
-        else table(cells, shape, repeats, steps)
-    )
+    rows = curve(parallel, shape, repeats) if parallel else (of_lengths if lengths else table)(cells, shape, repeats, steps)
     for row in rows:
         print(row, flush=True)
 

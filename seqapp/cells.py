@@ -11,8 +11,8 @@ from seqapp.cell import Cell, Shape, States, Tensor
 from seqapp.linear_cells import LRUCell, MinGRUCell, MinLSTMCell
 
 # Those that look along an axis, which a cell of columns has none to spare for.
-FAR = 1e4
 ALONG_AN_AXIS = ("softmax", "log_softmax", "sparsemax", "glu")
+FAR = 1e4  # from 0, where an activation that has bounds is at them
 
 
 @keras.saving.register_keras_serializable(package="seqapp")

@@ -171,7 +171,7 @@ class TrainingConfig:
     clip_norm: float = option(1.0, "largest global norm of the gradient")
     time_limit: float | None = option(None, "end training after so many seconds; the schedule then follows the clock")
     checkpoint_seconds: float = option(180.0, "save a checkpoint this often within an epoch, and after each")
-    diagnose: bool = option(False, "tell TensorBoard after each epoch how far back gradients reach")
+    diagnose: bool = option(False, "tell TensorBoard after each epoch how far back gradients reach, for some seconds more")
     seed: int = option(1, "seed of weights, dropout and order; the same seed gives the same result on one kind of CPU")
 
 

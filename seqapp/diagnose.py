@@ -12,6 +12,7 @@ from seqapp import config as configuration
 from seqapp import errors
 from seqapp.cli import Parser, add_import_flag, import_task, need_keras, open_run
 from seqapp.errors import UsageError
+from seqapp.run import check_file
 from seqapp.tasks import task_of
 
 PICTURE = "diagnosis.png"
@@ -40,8 +41,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def command(flags: dict[str, Any]) -> None:
     path, file, picture, as_json, modules = (flags.pop(name) for name in ("run", "config", "picture", "json", "modules"))
-    if path and (flags or file):
-        raise UsageError(f"A run has its own settings: leave them out, or leave {path} out. Received: {[*flags, file or '']}")
+    given = ", ".join(f"--{name.replace('_', '-')}" for name in [*(["config"] if file else []), *flags])
+    if path and given:
+        raise UsageError(f"A run has its own settings: leave them out, or leave {path} out. Received: {given}")
     if path:
         run = open_run(path, modules)
         config = run.config
@@ -50,8 +52,7 @@ def command(flags: dict[str, Any]) -> None:
         import_task(flags.get("task", base.get("task")), modules)
         config = configuration.build(flags, base)
     drawn = Path(picture) if picture else (run.path if run else Path()) / PICTURE
-    if not drawn.parent.is_dir():
-        raise UsageError(f"--picture must name a file in a folder that is there. Received: {drawn}")
+    check_file(drawn, "--picture")
     task_of(config.task).check_data(config)
     need_keras(modules)
     diagnosis = importlib.import_module("seqapp.job").diagnose(config, run)

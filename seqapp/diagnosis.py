@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from seqapp.cell import SHORTEST_MEMORY
 from seqapp.config import CELL_NAMES, Config
 from seqapp.gradient_flow import Array, Flow
 from seqapp.run import replacing
@@ -76,7 +77,7 @@ class Diagnosis:
             return "reaches" if now >= self.timesteps else "short"
         if grown >= self.timesteps:
             return "reaches"
-        return "grows" if grown >= GROWTH * now else "vanishes"
+        return "grows" if grown >= max(1, GROWTH * now) else "vanishes"
 
     @property
     def learns(self) -> bool | None:
@@ -101,19 +102,20 @@ class Diagnosis:
 
     def remedies(self) -> Iterator[str]:
         """What to change, each by the flags to do it with."""
-        m, t = self.config.model, self.timesteps
+        m, t = self.config.model, max(self.timesteps, SHORTEST_MEMORY)
         if self.verdict == "explodes":
             yield f"--clip-norm {self.config.training.clip_norm / 10:g}: a step of training is then a tenth as long, at most"
             yield f"--learning-rate {self.config.training.learning_rate / 4:g}: likewise"
             if m.initialization != "orthogonal":
                 yield "--initialization orthogonal: a recurrent kernel that makes nothing longer"
         elif self.verdict in ("short", "vanishes") and m.cell == "plain":
-            yield "--activation relu --initialization identity --learning-rate 0.001: states that stay until something comes"
+            if (m.activation, m.initialization) != ("relu", "identity"):
+                yield "--activation relu --initialization identity --learning-rate 0.001: states that stay as they are"
             yield f"--cell gru --memory {t}: gates that begin to keep a state for up to {t} timesteps"
-        elif self.verdict in ("short", "grows", "vanishes"):
+        elif self.verdict in ("short", "grows", "vanishes") and (m.memory or 0) < t:
             gates = "gates that begin to keep a state for up to" if m.cell in CELL_NAMES else "a cell whose gates keep it for"
             yield f"{'' if m.cell in CELL_NAMES else '--cell gru '}--memory {t}: {gates} {t} timesteps"
-        elif self.windowed:
+        elif self.verdict == "reaches" and self.windowed and t >= self.config.training.bptt:
             yield f"--bptt {2 * t}: gradients go back as far as a window, and this one's may be of use further back"
         for name, flow in self.flows.items():
             if flow.dead > MANY:
@@ -127,10 +129,14 @@ class Diagnosis:
             yield "after practice", self.later
 
     def as_json(self) -> dict[str, Any]:
-        layers = {name: {**asdict(flow), "gradient": flow.gradient.tolist()} for name, flow in self.flows.items()}
+        """All figures; what is no number any more is null."""
+        layers = {
+            name: {**asdict(flow), "gradient": _numbers(flow.gradient), "radius": _numbers(np.array(flow.radius))}
+            for name, flow in self.flows.items()
+        }
         names = ("verdict", "learns", "horizon", "later_horizon", "timesteps", "explanation")
         told = {name: getattr(self, name) for name in names}
-        return {**told, "remedies": list(self.remedies()), "gradient": self.gradient.tolist(), "layers": layers}
+        return {**told, "remedies": list(self.remedies()), "gradient": _numbers(self.gradient), "layers": layers}
 
     def table(self) -> str:
         width = max(map(len, self.flows)) + 2
@@ -152,7 +158,7 @@ class Diagnosis:
 
         figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
         back = np.arange(1, self.timesteps + 1)
-        nearest = np.linalg.norm([flow.gradient[0] for flow in self.flows.values()])
+        nearest = np.linalg.norm([flow.gradient[0] for flow in self.flows.values()]) or 1.0
         if len(self.flows) > 1:
             for name, flow in self.flows.items():
                 axes.plot(back[: len(flow.gradient)], flow.gradient / nearest, linewidth=1, label=name)
@@ -173,12 +179,18 @@ class Diagnosis:
         pyplot.close(figure)
 
 
+def _numbers(values: Array) -> Any:
+    found = values.astype(object)
+    found[~np.isfinite(values)] = None
+    return found.tolist()
+
+
 def together(flows: Mapping[str, Flow]) -> Array:
-    """‖∂loss/∂S‖ by the states of all layers (T,), 1 for those one timestep back."""
+    """‖∂loss/∂S‖ by the states of all layers (T,), 1 for those one timestep back; all 0 where there is none at all."""
     longest = max(len(flow.gradient) for flow in flows.values())
     norms = [np.pad(flow.gradient, (0, longest - len(flow.gradient))) for flow in flows.values()]
     total = np.sqrt((np.array(norms) ** 2).sum(0))
-    return total / total[0]
+    return total / total[0] if total[0] else total
 
 
 def horizon(gradient: Array) -> int:

@@ -30,7 +30,7 @@ class Disturbance:
 
     def run(self, cell: Any, x: Tensor, states: States) -> tuple[Tensor, Tensor, States]:
         """As `keras.layers.RNN.inner_loop`."""
-        added = self.added[:, : x.shape[1] or ops.shape(x)[1]]
+        added = ops.cast(self.added[:, : x.shape[1] or ops.shape(x)[1]], x.dtype)
         loop = keras.layers.RNN(Disturbed(cell, x.shape[-1]), return_sequences=True)
         _, y, after = loop.inner_loop(ops.concatenate([x, added], axis=-1), keras.tree.flatten(states), None)
         self.inputs, (self.outputs, self.states) = x, cut(y, [cell.output_size, sum(loop.cell.state_size)])
@@ -46,7 +46,7 @@ class Disturbed:
 
     def call(self, x: Tensor, states: States) -> tuple[Tensor, States]:
         x, *added = cut(x, [self.features, *self.state_size])
-        y, after = self.cell(x, [state + more for state, more in zip(states, added, strict=True)])
+        y, after = self.cell(x, [state + ops.cast(more, state.dtype) for state, more in zip(states, added, strict=True)])
         after = keras.tree.flatten(after)  # a cell of one state may return it bare
         return ops.concatenate([y, *after], axis=-1), after
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from seqapp import backend
 from seqapp.cell import Tensor, cut
 from seqapp.classifier import at_end
 from seqapp.disturbance import Disturbance
+from seqapp.errors import UsageError
 from seqapp.recurrence import Recurrence
 
 Array = NDArray[Any]
@@ -25,12 +27,8 @@ EDGE = 0.01  # of its range: a unit that is within it of an end is saturated the
 MOST = 0.95  # of the timesteps
 STEPS = 3  # timesteps whose Jacobian is looked at
 LARGE = 512  # numbers of a state from which on one is enough: its eigenvalues take a second
-ROLES = {
-    "recurrent": "layer {}",
-    "ahead": "layer {}",
-    "back": "layer {} back",
-    "decoder": "decoder {}",
-}  # in the models of this package
+# Of layers, by the attribute that the models of this package have them in.
+ROLES = {"recurrent": "layer {}", "ahead": "layer {}", "back": "layer {} back", "decoder": "decoder {}"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,10 @@ class GradientFlow:
 
     def __init__(self, study: Any) -> None:
         self.model, self.loss, self.layers = study.model, study.loss, layers_of(study.model)
+        if not self.layers:
+            raise UsageError(
+                "The model has no recurrent layer of seqapp.recurrence to look into: build it of Recurrence(cell)."
+            )
         batch = keras.tree.map_structure(lambda part: np.asarray(part)[:ROWS], next(iter(study.batches(0, 0))))
         self.x, self.y, self.weight = keras.utils.unpack_x_y_sample_weight(batch)
         inputs = keras.tree.flatten(self.x)
@@ -72,10 +74,14 @@ class GradientFlow:
             _, gradients, _ = self.gradients(*self.nothing)
         found = {}
         for name, gradient, trace in zip(self.layers, gradients, self.traces(*self.nothing), strict=True):
-            x, y, states = map(np.asarray, trace)
-            radius = float(np.mean([spectral_radius(jacobian) for jacobian in self._jacobians(name, x, states)]))
-            dead, saturated = idle_units(self.layers[name].cell, y)
-            found[name] = Flow(by_lag(np.asarray(gradient)), radius, dead, saturated)
+            x, y, states = (np.asarray(part).astype(np.float32) for part in trace)
+            norms = np.sqrt((np.asarray(gradient).astype(np.float64) ** 2).sum(-1))
+            ends = ends_of(norms)
+            row = int(ends.argmax())
+            jacobians = self._jacobians(name, x[row, : ends[row]], states[row])
+            radius = float(np.mean([spectral_radius(jacobian) for jacobian in jacobians]))
+            counted = np.concatenate([outputs[:end] for outputs, end in zip(y, ends, strict=True)])
+            found[name] = Flow(by_lag(norms, ends), radius, *idle_units(self.layers[name].cell, counted))
         return found
 
     def _run(self, added: Sequence[Tensor]) -> tuple[Tensor, list[Disturbance]]:
@@ -105,44 +111,56 @@ class GradientFlow:
         return [(d.inputs, d.outputs, d.states) for d in disturbances]
 
     def _jacobians(self, name: str, x: Array, states: Array) -> Iterator[Array]:
-        """∂S_t/∂S_{t-1} (S, S) at some timesteps of the first sequence."""
-        (_, timesteps, size), width = states.shape, x.shape[-1]
+        """∂S_t/∂S_{t-1} (S, S) at some timesteps of a sequence x (T, F), with states (at least T, S)."""
+        (timesteps, width), size = x.shape, states.shape[-1]
         if name not in self.steps:
             specs = [keras.KerasTensor([size, width]), keras.KerasTensor([size, size])]
             self.steps[name] = backend.with_gradients(self.model, _diagonal_of(self.layers[name].cell), *specs)
         for t in np.linspace(timesteps - 1, timesteps // 2, STEPS if size <= LARGE else 1).astype(int):
-            before = states[0, t - 1] if t else np.zeros(size, np.float32)
-            _, (_, jacobian), _ = self.steps[name](*(np.tile(row, (size, 1)) for row in (x[0, t], before)))
+            before = states[t - 1] if t else np.zeros(size, np.float32)
+            _, (_, jacobian), _ = self.steps[name](*(np.tile(row, (size, 1)) for row in (x[t], before)))
             yield np.asarray(jacobian)
 
 
 def layers_of(model: Any) -> dict[str, Recurrence]:
     """The recurrent layers of a model, by names that people know them by."""
-    found = {role.format(i): x for name, role in ROLES.items() for i, x in enumerate(getattr(model, name, []), 1)}
-    return found or {f"layer {i}": x for i, x in enumerate((x for x in model.layers if isinstance(x, Recurrence)), 1)}
+    layers = [layer for layer in model.layers if isinstance(layer, Recurrence)]
+    lists = {role: [x for x in layers if _among(x, getattr(model, name, None))] for name, role in ROLES.items()}
+    named = {role.format(i): layer for role, some in lists.items() for i, layer in enumerate(some, 1)}
+    return named if len(named) == len(layers) else {f"layer {i}": layer for i, layer in enumerate(layers, 1)}
 
 
-def by_lag(gradient: Array) -> Array:
-    """Gradients (B, T, S), zero behind the end of a sequence -> the root of the mean square of their norms (T,), by lag."""
-    norms = np.sqrt((gradient.astype(np.float64) ** 2).sum(-1))
-    ends = norms.shape[1] - (norms[:, ::-1] > 0).argmax(1)
-    rows = [np.pad(row[:end][::-1], (0, len(row) - end), constant_values=np.nan) for row, end in zip(norms, ends, strict=True)]
-    known = np.array(rows)[:, : ends.max()]
-    return np.sqrt(np.nanmean(known**2, axis=0))
+def _among(layer: Recurrence, some: Any) -> bool:
+    return isinstance(some, (list, tuple)) and any(other is layer for other in some)
+
+
+def ends_of(norms: Array) -> Array:
+    """Where each sequence ends (B,), of norms (B, T) that are 0 behind it: what is no number counts."""
+    return norms.shape[1] - (norms[:, ::-1] != 0).argmax(1)
+
+
+def by_lag(norms: Array, ends: Array) -> Array:
+    """Norms (B, T) of sequences with these ends (B,) -> the root of their mean square (T,), by the way to the end."""
+    squares, counts = np.zeros(ends.max()), np.zeros(ends.max())
+    for row, end in zip(norms, ends, strict=True):
+        squares[:end] += row[:end][::-1] ** 2
+        counts[:end] += 1
+    return np.sqrt(squares / counts)
 
 
 def spectral_radius(matrix: Array) -> float:
-    return float(np.abs(np.linalg.eigvals(matrix)).max())
+    """The largest |eigenvalue|; infinite for what is no number any more."""
+    return float(np.abs(np.linalg.eigvals(matrix)).max()) if np.isfinite(matrix).all() else math.inf
 
 
 def idle_units(cell: Any, outputs: Array) -> tuple[float, float]:
-    """Which parts of the units are dead and saturated, of outputs (B, T, U)."""
-    dead = np.ptp(outputs, axis=(0, 1)) < STILL
+    """Which parts of the units are dead and saturated, of outputs (N, U)."""
+    dead = np.ptp(outputs, axis=0) < STILL
     if (ends := getattr(cell, "bounds", None)) is None:
         return float(dead.mean()), 0.0
     near = EDGE * (ends[1] - ends[0])
     at_an_end = (outputs < ends[0] + near) | (outputs > ends[1] - near)
-    return float(dead.mean()), float((at_an_end.mean((0, 1)) > MOST).mean())
+    return float(dead.mean()), float((at_an_end.mean(0) > MOST).mean())
 
 
 def _diagonal_of(cell: Any) -> Any:

@@ -29,10 +29,8 @@ from seqapp.run import Run, write_json
 from seqapp.study import Study
 from seqapp.tasks import task_of
 
-PRACTICE, SHORT = (
-    350,
-    32,
-)  # steps of training and timesteps: what tells cells apart that learn to remember from those that do not
+# Steps of training, and timesteps: with these, cells that learn to remember and cells that do not are soon told apart.
+PRACTICE, SHORT = 350, 32
 
 
 def run_job(run: Run, config: Config, resume: bool) -> None:
@@ -104,10 +102,11 @@ def practise(study: Study, task: Drawn, config: Config) -> None:
     """Trains the model of a study for a moment, with sequences that are short: enough to see what becomes of its memory."""
     examples = PRACTICE * config.training.batch_size
     short = replace(config.long_range, length=min(SHORT, config.long_range.length), examples=examples)
+    parts = replace(config.data, validation_fraction=0.01, test_fraction=0.0)
     for layer in layers_of(study.model).values():
         layer.chunk = 4  # a graph that is traced in a second
     study.learner.compile(optimizer_of(config.training, study.learner), study.loss)
-    study.learner.fit(task.study(replace(config, long_range=short)).batches(0, 0), shuffle=False, verbose=0)
+    study.learner.fit(task.study(replace(config, long_range=short, data=parts)).batches(0, 0), shuffle=False, verbose=0)
 
 
 def say(text: str) -> None:
@@ -141,7 +140,9 @@ def make_cell(config: ModelConfig) -> keras.layers.Layer:
     module, _, name = config.cell.partition(":")
     cell = getattr(sys.modules.get(module), name, None)
     if cell is None:
-        raise UsageError(f"There is no cell {config.cell}: name a class as package.module:Class. Received: {config.cell}")
+        raise UsageError(
+            f"There is no cell {config.cell}: name a class as package.module:Class, and its module with --import {module}."
+        )
     return cell(config.units)
 
 

@@ -18,7 +18,7 @@ from seqapp.tasks import task_of
 from seqapp.words import Words
 
 STREAMS = 32  # that a part is cut into to be measured
-SHOWN = 4  # numbers of letters
+MOMENTS = ("before a letter", "after a letter", "after 2 letters", "after 3 letters")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,13 +65,12 @@ def saving(model: Stepper, words: Words, stream: Tokens, top: int) -> str:
     inputs = np.c_[np.full(len(targets), words.vocabulary.end_number, np.int32), targets[:, :-1]]
     letters = score_targets(model, inputs, targets, letters_by(words, top))[1]
     known = np.isin(targets, words.numbers)
+    if not known.any():
+        raise UsageError("The held-out part has no word that the vocabulary knows: train with more text.")
     typed = letters[known]
     whole = np.array([len(words.vocabulary.tokens[number]) for number in targets[known]])
     keys = np.minimum(typed + 1, whole)  # a tap takes a word that is offered
-    rows = [
-        f"{f'after {n} letters' if n > 1 else ('before a letter', 'after a letter')[n]:24}{np.mean(typed <= n):8.1%}"
-        for n in range(SHOWN)
-    ]
+    rows = [f"{name:24}{np.mean((typed <= n) & (typed < whole)):8.1%}" for n, name in enumerate(MOMENTS)]
     return "\n".join(
         [
             f"{len(typed):,} words, {top} offered at a time",

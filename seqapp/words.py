@@ -52,7 +52,10 @@ class Words:
         """How many letters of a word are typed before it is among the `top` that are offered; all, where it never is."""
         word = self.vocabulary.tokens[number]
         for typed in range(len(word)):
-            if (logits[self.beginning(word[:typed])] > logits[number]).sum() < top:
+            numbers = self.beginning(word[:typed])
+            rivals = numbers[self.vocabulary.tokens[numbers[0]] == word[:typed] :]  # what is typed whole is not offered
+            # "not <=" lets what is no number stand in the way, and the word is one of them itself.
+            if (~(logits[rivals] <= logits[number])).sum() < top:
                 return typed
         return len(word)
 
@@ -78,6 +81,6 @@ def parted(vocabulary: Vocabulary, text: str) -> tuple[str, str]:
     >>> parted(Vocabulary.learn(["how are you"], "word", lower=True), "How are yo")
     ('how are ', 'yo')
     """
-    text = vocabulary.normalized(text)
+    text = vocabulary.normalized(vocabulary.normalized(text))  # letters that were made small may compose
     begun = vocabulary.cut(text.split("\n")[-1] + "a")[-2][:-1]  # a letter more goes on with a word, where there is one
     return text[: len(text) - len(begun)], begun

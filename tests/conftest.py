@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Trainings write out fewer timesteps in a graph, which takes half the time to trace and is the same for any number.
 
-    Those of commands, and what tests the chunks, have as many as a user's.
+    Commands that are started as a user starts them, and what tests the chunks, have as many as a user's.
     """
     if "seqapp.recurrence" in sys.modules:
         sys.modules["seqapp.recurrence"].CHUNK = 4

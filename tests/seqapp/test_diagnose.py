@@ -58,7 +58,7 @@ def test_a_run_has_the_weights_that_it_learnt(added: Callable[..., Run], capsys:
 @pytest.mark.parametrize(
     ("given", "parts"),
     [
-        (["{run}", "--units", "3"], ["A run has its own settings", "units"]),
+        (["{run}", "--units", "3"], ["A run has its own settings", "Received: --units"]),
         (["nowhere"], ["nowhere"]),
         (["--cell", "none"], ["--cell must be one of"]),
         (["--task", "adding", "--units", "2", "--memory", "9", "--cell", "plain"], ["cannot be built", "memory"]),
@@ -76,8 +76,11 @@ def test_what_is_refused(
 
 
 def test_a_picture_that_cannot_be_drawn_is_refused_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert seqapp.diagnose.main([*SMALL, "--picture", str(tmp_path / "no" / "p.png")]) == 2
-    one_line(capsys, "--picture", "no/p.png")
+    (tmp_path / "kept").touch()
+    for path, parts in (("no/p.png", ["There is no folder", "--picture"]), (".", ["is a directory", "--picture"])):
+        assert seqapp.diagnose.main([*SMALL, "--picture", str(tmp_path / path)]) == 2
+        one_line(capsys, *parts)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 def scalars(logs: Path) -> dict[str, dict[int, float]]:

@@ -53,6 +53,18 @@ def test_what_is_not_a_number_explodes() -> None:
     assert diagnosis(np.r_[1.0, np.nan]).verdict == "explodes"
 
 
+def test_json_has_no_infinity() -> None:
+    flow = Flow(np.array([1.0, np.inf, np.nan]), np.inf, 0, 0)
+    found = json.loads(json.dumps(Diagnosis({"layer 1": flow}, build({"task": "adding"})).as_json(), allow_nan=False))
+    assert found["gradient"] == found["layers"]["layer 1"]["gradient"] == [1, None, None]
+    assert (found["verdict"], found["layers"]["layer 1"]["radius"]) == ("explodes", None)
+
+
+def test_without_a_gradient_there_is_no_horizon() -> None:
+    found = diagnosis(np.zeros(T), np.zeros(T))
+    assert (found.verdict, found.horizon, found.later_horizon) == ("vanishes", 0, 0)
+
+
 def test_layers_count_together() -> None:
     one, other = np.array([3.0, 0.0, 0.0]), np.array([4.0, 5.0, 0.5, 0.05])
     flows = {"layer 1": Flow(one, 0.5, 0, 0), "layer 2": Flow(other, 0.5, 0, 0)}
@@ -68,6 +80,9 @@ def test_layers_count_together() -> None:
         ({"cell": "lstm"}, 0.5, 0.5, ["--memory 100"]),
         ({"cell": "lstm"}, 0.5, None, ["--memory 100"]),
         ({"cell": "gru"}, 0.5, 0.9, ["--memory 100"]),
+        ({"cell": "gru", "memory": 100}, 0.5, 0.5, []),
+        ({"cell": "plain", "activation": "relu", "initialization": "identity"}, 0.5, 0.5, ["--cell gru --memory 100"]),
+        ({"task": "next-word", "bptt": 200}, 0.999, None, []),
         ({"cell": "mine:Cell"}, 0.5, 0.5, ["--cell gru --memory 100"]),
         (
             {"cell": "plain", "clip_norm": 2.0, "initialization": "identity", "learning_rate": 0.01},

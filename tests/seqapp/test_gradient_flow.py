@@ -13,8 +13,10 @@ from seqapp.cells import CELLS, PlainCell
 from seqapp.classifier import Classifier
 from seqapp.config import build
 from seqapp.disturbance import Disturbance
-from seqapp.gradient_flow import Flow, GradientFlow, by_lag, idle_units, layers_of, spectral_radius
+from seqapp.gradient_flow import Flow, GradientFlow, by_lag, ends_of, idle_units, layers_of, spectral_radius
+from seqapp.recurrence import Recurrence
 from seqapp.tasks import task_of
+from tests.conftest import refused
 
 B, T, F, U = 4, 12, 3, 6
 
@@ -89,10 +91,41 @@ def test_a_chain_of_keras_has_layers_too() -> None:
 
 
 def test_of_several_lengths_each_sequence_is_told_from_its_end() -> None:
-    gradient = np.zeros((2, 4, 2))
-    gradient[0, :, 0] = [1, 2, 3, 4]
-    gradient[1, :2] = [[6, 8], [3, 4]]  # norms 10 and 5, the end of a sequence of 2
-    np.testing.assert_allclose(by_lag(gradient), [np.sqrt((16 + 25) / 2), np.sqrt((9 + 100) / 2), 2, 1])
+    norms = np.array([[1, 2, 3, 4, 0], [10, 5, 0, 0, 0]])
+    ends = ends_of(norms)
+    assert ends.tolist() == [4, 2]
+    np.testing.assert_allclose(by_lag(norms, ends), [np.sqrt((16 + 25) / 2), np.sqrt((9 + 100) / 2), 2, 1])
+
+
+def test_what_is_no_number_is_not_taken_for_padding() -> None:
+    norms = np.array([[np.nan, np.nan, 1], [1, 1, 1]])
+    assert ends_of(norms).tolist() == [3, 3]
+    np.testing.assert_array_equal(by_lag(norms, ends_of(norms)), [1, np.nan, np.nan])
+
+
+def test_padding_is_no_part_of_what_is_measured() -> None:
+    x, lengths = inputs()
+    x[:, 4:], lengths[:] = 1e3, 4
+    model = classifier(biased("tanh", [0.0, 0.0]))
+    padded = GradientFlow(study_of(model, (x, lengths), np.ones(B, np.float32))).measure()["layer 1"]
+    alone = GradientFlow(study_of(model, (x[:, :4], lengths), np.ones(B, np.float32))).measure()["layer 1"]
+    assert padded.radius == pytest.approx(alone.radius, rel=1e-5)
+    assert (padded.saturated, padded.dead) == (alone.saturated, alone.dead) == (0, 0)
+
+
+def test_a_model_without_layers_of_ours_is_refused() -> None:
+    model = keras.Sequential([keras.Input((None, F)), keras.layers.GRU(U)])
+    refused(lambda: GradientFlow(study_of(model, inputs()[0], np.ones(B, np.float32))), "no recurrent layer", "Recurrence")
+
+
+def test_layers_under_names_of_ones_own() -> None:
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder, self.mine = keras.layers.Dense(1), Recurrence(CELLS["gru"](U))
+
+    model = Own()
+    assert layers_of(model) == {"layer 1": model.mine}
 
 
 def test_what_stands_behind_a_sequence_is_not_counted() -> None:
@@ -140,6 +173,10 @@ def test_spectral_radius_of_a_rotation_that_shrinks() -> None:
     assert spectral_radius(0.8 * np.array([[0, -1], [1, 0]])) == pytest.approx(0.8)
 
 
+def test_what_is_no_number_has_no_radius() -> None:
+    assert spectral_radius(np.array([[np.nan, 0], [0, 1]])) == np.inf
+
+
 def biased(activation: str, bias: list[float]) -> PlainCell:
     cell = PlainCell(len(bias), activation=activation)
     cell.build((None, F))
@@ -164,7 +201,7 @@ def test_idle_units(activation: str, bias: list[float], idle: tuple[float, float
 
 
 def test_a_unit_is_dead_that_never_changes_and_saturated_where_its_output_has_an_end() -> None:
-    outputs = np.zeros((2, 10, 3))
+    outputs = np.zeros((10, 3))
     outputs[..., 1] = np.linspace(0.991, 0.999, 10)
     outputs[..., 2] = np.linspace(-1, 1, 10)
     assert idle_units(CELLS["gru"](3), outputs) == (pytest.approx(1 / 3), pytest.approx(1 / 3))

@@ -59,8 +59,15 @@ def test_what_is_typed_whole_is_not_offered_but_counts() -> None:
 def test_letters_that_have_to_be_typed() -> None:
     words, given = Words(WORDS), logits(the=5, you=4, your=3, yet=2)
     needed = {word: words.letters(given, WORDS.tokens.index(word), 2) for word in ("the", "you", "your", "yet", "you're")}
-    # "you're" is never among two; "your" comes second of those in "y"; "yet" needs "ye".
-    assert needed == {"the": 0, "you": 0, "your": 1, "yet": 2, "you're": 4}
+    # "your" comes second of those in "y", "yet" needs "ye", and once "you" is typed whole, "you're" is the second.
+    assert needed == {"the": 0, "you": 0, "your": 1, "yet": 2, "you're": 3}
+    for word, letters in needed.items():
+        offered = [word in dict(words.best(given, word[:typed], 2)) for typed in range(len(word))]
+        assert offered.index(True) == letters
+
+
+def test_a_model_that_says_no_numbers_offers_nothing() -> None:
+    assert Words(WORDS).letters(np.full(V, np.nan), WORDS.tokens.index("your"), 1) == 4
 
 
 @pytest.mark.parametrize(
