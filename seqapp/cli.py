@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from seqapp import backend
-from seqapp.config import read_json
+from seqapp import config as configuration
+from seqapp.config import Config, read_json
 from seqapp.errors import USAGE, UsageError, need
 from seqapp.run import Run
 
@@ -34,6 +35,24 @@ def add_import_flag(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="import a module that defines a cell or a task of your own",
     )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """`--config`, `--import`, and a flag for every setting."""
+    parser.add_argument("--config", metavar="FILE.json", help="settings as config.json of a run has them; flags go before them")
+    add_import_flag(parser)
+    configuration.add_flags(parser)
+
+
+def settings(flags: dict[str, Any], file: str | None, modules: list[str]) -> Config:
+    """What a file and the flags before it ask for.
+
+    Raises:
+        UsageError: the file cannot be read, a module is not there, or a setting is wrong.
+    """
+    base = read_json(Path(file)) if file else {}
+    import_task(flags.get("task", base.get("task")), modules)
+    return configuration.build(flags, base)
 
 
 def need_keras(modules: list[str]) -> None:

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from seqapp import config as configuration
 from seqapp import errors
-from seqapp.cli import Parser, add_import_flag, import_task, need_keras, open_run
+from seqapp.cli import Parser, add_settings, need_keras, open_run, settings
 from seqapp.errors import UsageError
 from seqapp.run import check_file
 from seqapp.tasks import task_of
@@ -26,11 +25,9 @@ def parser() -> Parser:
         epilog="The other flags are those of seqapp.train, and for a model that is yet to be trained.",
     )
     p.add_argument("run", metavar="RUN", nargs="?", help="a run directory that seqapp.train made")
-    p.add_argument("--config", metavar="FILE.json", help="settings as config.json of a run has them; flags go before them")
     p.add_argument("--picture", metavar="FILE.png", help=f"where to draw it (default: {PICTURE}, in RUN or here)")
     p.add_argument("--json", action="store_true", help="print the figures as JSON")
-    add_import_flag(p)
-    configuration.add_flags(p)
+    add_settings(p)
     return p
 
 
@@ -48,9 +45,7 @@ def command(flags: dict[str, Any]) -> None:
         run = open_run(path, modules)
         config = run.config
     else:
-        run, base = None, configuration.read_json(Path(file)) if file else {}
-        import_task(flags.get("task", base.get("task")), modules)
-        config = configuration.build(flags, base)
+        run, config = None, settings(flags, file, modules)
     drawn = Path(picture) if picture else (run.path if run else Path()) / PICTURE
     check_file(drawn, "--picture")
     task_of(config.task).check_data(config)

@@ -20,6 +20,7 @@ FAINT = 0.01  # of the gradient one timestep back: what is weaker is lost among 
 LOUD = 100.0  # times that gradient
 GROWTH = 3  # times a horizon
 MANY = 0.1  # of the units
+HELD = 200  # timesteps for which a plain cell was seen to learn from the identity; at 600 it diverged (BENCHMARKS.md)
 WINDOWED = ("text", "music", "series")  # layouts of what is cut into windows to learn from
 LAGS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
@@ -104,14 +105,14 @@ class Diagnosis:
         """What to change, each by the flags to do it with."""
         m, t = self.config.model, max(self.timesteps, SHORTEST_MEMORY)
         if self.verdict == "explodes":
-            yield f"--clip-norm {self.config.training.clip_norm / 10:g}: a step of training is then a tenth as long, at most"
-            yield f"--learning-rate {self.config.training.learning_rate / 4:g}: likewise"
+            yield f"--learning-rate {self.config.training.learning_rate / 4:g}: each step of training is shorter"
+            yield f"--clip-norm {self.config.training.clip_norm / 10:g}: an outlier among gradients counts for less"
             if m.initialization != "orthogonal":
                 yield "--initialization orthogonal: a recurrent kernel that makes nothing longer"
         elif self.verdict in ("short", "vanishes") and m.cell == "plain":
-            if (m.activation, m.initialization) != ("relu", "identity"):
-                yield "--activation relu --initialization identity --learning-rate 0.001: states that stay as they are"
             yield f"--cell gru --memory {t}: gates that begin to keep a state for up to {t} timesteps"
+            if t <= HELD and (m.activation, m.initialization) != ("relu", "identity"):
+                yield "--activation relu --initialization identity --learning-rate 0.001: states that stay as they are"
         elif self.verdict in ("short", "grows", "vanishes") and (m.memory or 0) < t:
             gates = "gates that begin to keep a state for up to" if m.cell in CELL_NAMES else "a cell whose gates keep it for"
             yield f"{'' if m.cell in CELL_NAMES else '--cell gru '}--memory {t}: {gates} {t} timesteps"

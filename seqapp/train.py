@@ -11,7 +11,7 @@ from typing import Any
 
 from seqapp import config as configuration
 from seqapp import errors
-from seqapp.cli import Parser, add_import_flag, import_task, need_keras
+from seqapp.cli import Parser, add_settings, import_task, need_keras, settings
 from seqapp.config import Config
 from seqapp.errors import UsageError
 from seqapp.run import Run, check_target
@@ -29,9 +29,7 @@ def parser() -> Parser:
     p.add_argument("--run", metavar="DIR", help="the run directory to make (default: a fresh one under runs/)")
     p.add_argument("--resume", action="store_true", help="go on with an interrupted run, with its own settings")
     p.add_argument("--overwrite", action="store_true", help="replace the run directory if it is there")
-    p.add_argument("--config", metavar="FILE.json", help="settings as config.json of a run has them; flags go before them")
-    add_import_flag(p)
-    configuration.add_flags(p)
+    add_settings(p)
     return p
 
 
@@ -49,9 +47,7 @@ def command(flags: dict[str, Any]) -> None:
             print(run.path)
             return
     else:
-        base = configuration.read_json(Path(file)) if file else {}
-        import_task(flags.get("task", base.get("task")), modules)
-        config = configuration.build(flags, base)
+        config = settings(flags, file, modules)
         run = Run(Path(path or f"runs/{config.task.rpartition(':')[2]}-{time.strftime('%Y%m%d-%H%M%S')}"))
         check_target(run.path, "--run", "config.json", overwrite)
         task_of(config.task).check_data(config)

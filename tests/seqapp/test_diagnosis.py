@@ -76,7 +76,7 @@ def test_layers_count_together() -> None:
 @pytest.mark.parametrize(
     ("settings", "rate", "later", "remedies"),
     [
-        ({"cell": "plain"}, 0.5, 0.5, ["--activation relu --initialization identity", "--cell gru --memory 100"]),
+        ({"cell": "plain"}, 0.5, 0.5, ["--cell gru --memory 100", "--activation relu --initialization identity"]),
         ({"cell": "lstm"}, 0.5, 0.5, ["--memory 100"]),
         ({"cell": "lstm"}, 0.5, None, ["--memory 100"]),
         ({"cell": "gru"}, 0.5, 0.9, ["--memory 100"]),
@@ -88,7 +88,7 @@ def test_layers_count_together() -> None:
             {"cell": "plain", "clip_norm": 2.0, "initialization": "identity", "learning_rate": 0.01},
             2.0,
             None,
-            ["--clip-norm 0.2", "--learning-rate 0.0025", "--initialization orthogonal"],
+            ["--learning-rate 0.0025", "--clip-norm 0.2", "--initialization orthogonal"],
         ),
         ({"task": "next-word"}, 0.999, None, ["--bptt 200"]),
     ],
@@ -96,6 +96,11 @@ def test_layers_count_together() -> None:
 def test_remedies_are_flags(settings: Any, rate: float, later: float | None, remedies: list[str]) -> None:
     found = list(diagnosis(fading(rate), None if later is None else fading(later), **settings).remedies())
     assert [remedy.split(":")[0][: len(flags)] for remedy, flags in zip(found, remedies, strict=True)] == remedies
+
+
+def test_a_plain_cell_is_advised_to_hold_only_what_it_was_seen_to_hold() -> None:
+    (only,) = diagnosis(fading(0.5, 600), fading(0.5, 600), cell="plain").remedies()
+    assert only.startswith("--cell gru --memory 600: ")
 
 
 def test_idle_units_have_a_remedy() -> None:
@@ -117,7 +122,7 @@ def test_table() -> None:
     assert words.startswith(
         "The gradient vanishes: it is faint beyond 44 of 100 timesteps, and after a short practice beyond 7."
     )
-    assert [remedy.split()[0] for remedy in remedies] == ["--activation", "--cell"]
+    assert [remedy.split()[0] for remedy in remedies] == ["--cell", "--activation"]
 
 
 def test_json_has_all_figures() -> None:
