@@ -12,7 +12,7 @@ import numpy as np
 
 from seqapp.arrays import read_npz
 from seqapp.classify import SCORED, Array, Classified, classified_by
-from seqapp.config import NOTHING, Config, DataConfig, LongRangeConfig, ModelConfig, TrainingConfig
+from seqapp.config import NOTHING, Config, DataConfig, ModelConfig, TrainingConfig
 from seqapp.drawn import Drawn
 from seqapp.errors import UsageError
 from seqapp.predict import Prediction, refuse_nothing
@@ -20,6 +20,7 @@ from seqapp.report import Report
 from seqapp.run import Run
 from seqapp.scoring import Metrics
 from seqapp.sequences import Sequences
+from seqapp.task_config import LongRangeConfig
 
 VALUE, MARK = 0, 1  # the features of a timestep
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from seqapp import backend
-from seqapp.config import LARGEST_PENALTY
 from seqapp.sequences import padded
 from seqapp.step import Array, log_softmax
+from seqapp.task_config import LARGEST_PENALTY
 
 
 class Transducer(Protocol):

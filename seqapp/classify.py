@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqapp import backend, labelled
-from seqapp.config import NOTHING, ClassifyConfig, Config, DataConfig, ModelConfig, TrainingConfig
+from seqapp.config import NOTHING, Config, DataConfig, ModelConfig, TrainingConfig
 from seqapp.errors import UsageError, need
 from seqapp.generate import Wish, nothing_to_generate
 from seqapp.labelled import Example
@@ -25,6 +25,7 @@ from seqapp.scoring import Metrics
 from seqapp.sequences import Sequences, load_part, padded
 from seqapp.step import log_softmax
 from seqapp.study import Study
+from seqapp.task_config import ClassifyConfig
 from seqapp.vocabulary import Vocabulary
 
 Array = NDArray[Any]

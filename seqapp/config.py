@@ -13,6 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from seqapp.errors import UsageError
+from seqapp.task_config import (
+    SHARED,
+    ClassifyConfig,
+    DigitsConfig,
+    ForecastConfig,
+    LongRangeConfig,
+    NextNoteConfig,
+    TextConfig,
+    TranslateConfig,
+    option,
+    require,
+)
 
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 CELL_NAMES = ("plain", "lstm", "gru", "cifg", "mingru", "minlstm", "lru")
@@ -20,10 +32,6 @@ INITIALIZATIONS = ("orthogonal", "identity", "glorot")
 TASKS = (
     "next-word", "next-character", "next-note", "classify", "forecast", "translate", "adding", "copy-memory", "digits",
 )  # fmt: skip
-
-
-def option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -49,116 +57,6 @@ class ModelConfig:
     memory: int | None = option(None, "timesteps that the gates begin to remember, spread up to it (default: a few)")
 
 
-FORMS = ("text", "conversation", "recipe")
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """Of the tasks `next-word` and `next-character` alone."""
-
-    form: str = option("text", f"{', '.join(FORMS)}: what the text is made of, turns or steps being told by symbols")
-
-
-@dataclass(frozen=True)
-class ClassifyConfig:
-    """Of the task `classify` alone."""
-
-    unit: str = option("word", "what a text is cut into, word or character")
-    both_ways: bool = option(False, "read each sequence back too, which takes it whole")
-    fold: int = option(0, "take the test part so many times its size further on, for cross-validation")
-
-
-@dataclass(frozen=True)
-class ForecastConfig:
-    """Of the task `forecast` alone."""
-
-    horizon: int = option(24, "timesteps to forecast")
-    season: int | None = option(None, "timesteps in a season, 1 for none (default: what the dates say, a day of hours)")
-    long_season: int | None = option(None, "timesteps in a season of seasons, 0 for none (default: a week of hours)")
-    target: str | None = option(None, "the column to forecast, the others read beside it (default: each column by itself)")
-
-
-@dataclass(frozen=True)
-class NextNoteConfig:
-    """Of the task `next-note` alone."""
-
-    music: str = option("roll", "roll, all keys at once, or melody, a note with its duration after the other")
-    frame: float = option(1.0, "quarter notes in a frame of the piano roll")
-    transpose: int = option(5, "train on each piece up to so many semitones higher and lower, another key in each epoch")
-    part: str | None = option(None, "the part of a score or the track of a MIDI file to read, by name or number (default: all)")
-
-    def check(self) -> None:
-        """See `Config.check`."""
-        _require(self.music in ("roll", "melody"), "music", "roll or melody", self.music)
-        _require(1 / 64 <= self.frame <= 16, "frame", "from 1/64 to 16 quarter notes", self.frame)
-        if self.music == "melody" and self.frame != NextNoteConfig.frame:
-            raise UsageError(f"A melody has notes and no frames: leave --frame out. Received: {self.frame}")
-        _require(0 <= self.transpose <= 12, "transpose", "from 0 to 12 semitones", self.transpose)
-
-
-UNITS = ("word", "character", "symbol", "subword")
-LARGEST_PENALTY = 10  # from there on length alone counts
-
-
-@dataclass(frozen=True)
-class TranslateConfig:
-    """Of the task `translate` alone."""
-
-    source_language: str | None = option(None, "suffix of the files of sources; of the default data, a language (default: en)")
-    target_language: str | None = option(None, "suffix of the files of targets; of the default data, a language (default: fr)")
-    source_unit: str = option("subword", f"what a source is cut into: {', '.join(UNITS)}; a symbol stands between spaces")
-    target_unit: str = option("subword", "what a target is cut into, likewise")
-    subwords: int = option(4000, "subwords of a language, at most")
-    subword_sampling: float = option(0.0, "cut each text another way in each epoch: the sharper, the larger; 0 always the same")
-    label_smoothing: float = option(0.1, "part of the probability that training spreads over all tokens")
-    beam: int = option(5, "hypotheses of the search for a translation; 1 takes the likeliest token each time")
-    length_penalty: float = option(1.0, "α of ((5 + length) / 6)^α, which a log-probability is divided by; 0 likes short ones")
-    longest: int = option(100, "tokens of a source or a target at most, its end among them")
-
-    def check(self) -> None:
-        """As `Config.check`."""
-        for name in ("source_unit", "target_unit"):
-            _require(getattr(self, name) in UNITS, name, f"one of {', '.join(UNITS)}", getattr(self, name))
-        for name, least in (("subwords", 3), ("beam", 1), ("longest", 2)):
-            _require(getattr(self, name) >= least, name, f"a whole number of at least {least}", getattr(self, name))
-        _require(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and below 1", self.label_smoothing)
-        _require(0 <= self.subword_sampling < float("inf"), "subword_sampling", "a number of at least 0", self.subword_sampling)
-        _require(
-            0 <= self.length_penalty <= LARGEST_PENALTY, "length_penalty", f"from 0 to {LARGEST_PENALTY}", self.length_penalty
-        )
-        given = (self.source_language is not None, self.target_language is not None)
-        _require(
-            given[0] == given[1], "target_language", "given where --source-language is, and only there", self.target_language
-        )
-
-
-@dataclass(frozen=True)
-class LongRangeConfig:
-    """Of the tasks `adding` and `copy-memory` alone."""
-
-    length: int = option(200, "T: timesteps of a sequence to add in, or between what is to be copied and the sign to do so")
-    examples: int = option(10_000, "sequences drawn for each epoch; the parts held out are fractions of that number")
-
-    def check(self) -> None:
-        """As `Config.check`."""
-        for name, least in (("length", 2), ("examples", 1)):
-            _require(getattr(self, name) >= least, name, f"a whole number of at least {least}", getattr(self, name))
-
-
-WAYS = ("row", "pixel")
-
-
-@dataclass(frozen=True)
-class DigitsConfig:
-    """Of the task `digits` alone."""
-
-    by: str = option("row", f"{' or '.join(WAYS)}: what of an image is a timestep")
-
-    def check(self) -> None:
-        """As `Config.check`."""
-        _require(self.by in WAYS, "by", " or ".join(WAYS), self.by)
-
-
 @dataclass(frozen=True)
 class TrainingConfig:
     epochs: int = option(20, "passes over the training split, at most")
@@ -175,22 +73,19 @@ class TrainingConfig:
     seed: int = option(1, "seed of weights, dropout and order; the same seed gives the same result on one kind of CPU")
 
 
-SHARED = {"text": ("next-word", "next-character"), "long_range": ("adding", "copy-memory")}  # groups of several tasks
-
-
 @dataclass(frozen=True)
 class Config:
     task: str = option("next-word", f"{', '.join(TASKS)}, or a task of your own as package.module:Class")
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    training: TrainingConfig = TrainingConfig()
-    classify: ClassifyConfig = ClassifyConfig()
-    forecast: ForecastConfig = ForecastConfig()
-    next_note: NextNoteConfig = NextNoteConfig()
-    translate: TranslateConfig = TranslateConfig()
-    text: TextConfig = TextConfig()
-    long_range: LongRangeConfig = LongRangeConfig()
-    digits: DigitsConfig = DigitsConfig()
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    forecast: ForecastConfig = field(default_factory=ForecastConfig)
+    next_note: NextNoteConfig = field(default_factory=NextNoteConfig)
+    translate: TranslateConfig = field(default_factory=TranslateConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    long_range: LongRangeConfig = field(default_factory=LongRangeConfig)
+    digits: DigitsConfig = field(default_factory=DigitsConfig)
 
     def check(self) -> Config:
         """Returns itself.
@@ -199,16 +94,14 @@ class Config:
             UsageError: a value is out of its range.
         """
         d, m, t = self.data, self.model, self.training
-        _require(known(self.task), "task", f"one of {', '.join(TASKS)}, or package.module:Class", self.task)
-        _require(
+        require(known(self.task), "task", f"one of {', '.join(TASKS)}, or package.module:Class", self.task)
+        require(
             m.cell in CELL_NAMES or ":" in m.cell, "cell", f"one of {', '.join(CELL_NAMES)}, or package.module:Class", m.cell
         )
-        _require(
-            m.initialization in INITIALIZATIONS, "initialization", f"one of {', '.join(INITIALIZATIONS)}", m.initialization
-        )
+        require(m.initialization in INITIALIZATIONS, "initialization", f"one of {', '.join(INITIALIZATIONS)}", m.initialization)
         for name, whole in {**dataclasses.asdict(m), **dataclasses.asdict(t), "min_count": d.min_count}.items():
             if isinstance(whole, int) and not isinstance(whole, bool) and name != "seed":
-                _require(whole >= 1, name, "a whole number of at least 1", whole)
+                require(whole >= 1, name, "a whole number of at least 1", whole)
         for group, name in (
             (m, "dropout"),
             (m, "recurrent_dropout"),
@@ -216,8 +109,8 @@ class Config:
             (t, "state_reset"),
             (t, "weight_decay"),
         ):
-            _require(0 <= getattr(group, name) < 1, name, "at least 0 and below 1", getattr(group, name))
-        _require(
+            require(0 <= getattr(group, name) < 1, name, "at least 0 and below 1", getattr(group, name))
+        require(
             0 < d.validation_fraction < 1 - d.test_fraction,
             "validation_fraction",
             "above 0, and some training text left",
@@ -228,19 +121,10 @@ class Config:
             ("clip_norm", t.clip_norm),
             ("time_limit", 1.0 if t.time_limit is None else t.time_limit),
         ):
-            _require(0 < amount < float("inf"), name, "a number above 0", amount)
-        c = self.classify
-        _require(c.unit in ("word", "character"), "unit", "word or character", c.unit)
-        _require(c.fold >= 0, "fold", "a whole number of at least 0", c.fold)
-        f = self.forecast
-        for name, least in (("horizon", 1), ("season", 1), ("long_season", 0)):
-            value = getattr(f, name)
-            _require(value is None or value >= least, name, f"a whole number of at least {least}", value)
-        self.next_note.check()
-        self.translate.check()
-        self.long_range.check()
-        self.digits.check()
-        _require(self.text.form in FORMS, "form", f"one of {', '.join(FORMS)}", self.text.form)
+            require(0 < amount < float("inf"), name, "a number above 0", amount)
+        for name, kind in _groups():
+            if hasattr(kind, "check"):
+                getattr(self, name).check()
         for name, kind in _groups():
             tasks = SHARED.get(name, {name.replace("_", "-")} & set(TASKS))
             if tasks and self.task not in tasks and getattr(self, name) != kind():
@@ -250,7 +134,7 @@ class Config:
                     f"{', '.join(flags)} {are} for the task {' or '.join(tasks)} alone: leave {them} out, or say "
                     f"--task {next(iter(tasks))}. Received: the task {self.task}"
                 )
-        _require(0 <= t.seed < 2**32, "seed", "from 0 to 4294967295", t.seed)
+        require(0 <= t.seed < 2**32, "seed", "from 0 to 4294967295", t.seed)
         return self
 
 
@@ -264,11 +148,6 @@ def defaults(task: str, own_data: bool, chosen: Mapping[str, Any] = NOTHING) -> 
 def known(task: object) -> bool:
     """Whether a task has a name that there may be: a class of the user's own has a colon in it."""
     return isinstance(task, str) and (task in TASKS or ":" in task)
-
-
-def _require(condition: bool, name: str, expected: str, received: object) -> None:
-    if not condition:
-        raise UsageError(f"--{name.replace('_', '-')} must be {expected}. Received: {received}")
 
 
 def _groups() -> Iterator[tuple[str, type]]:
@@ -310,7 +189,7 @@ def build(flags: dict[str, Any], base: dict[str, Any] | None = None) -> Config:
     """
     base = base or {}
     task = flags.get("task", base.get("task", Config.task))
-    _require(known(task), "task", f"one of {', '.join(TASKS)}, or package.module:Class", task)
+    require(known(task), "task", f"one of {', '.join(TASKS)}, or package.module:Class", task)
     given = {name: {item.name: flags[item.name] for item in fields(group) if item.name in flags} for name, group in _groups()}
     kept, group = base.get(task.replace("-", "_"), {}), given.get(task.replace("-", "_"), {})
     chosen = {**(kept if isinstance(kept, dict) else {}), **group}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from seqapp.classify import Array, Classified, Coder, log_probabilities
-from seqapp.config import NOTHING, Config, DataConfig, LongRangeConfig, ModelConfig, TrainingConfig
+from seqapp.config import NOTHING, Config, DataConfig, ModelConfig, TrainingConfig
 from seqapp.drawn import Drawn
 from seqapp.errors import UsageError
 from seqapp.labelled import Example
@@ -20,6 +20,7 @@ from seqapp.report import Report
 from seqapp.run import Run
 from seqapp.scoring import Metrics
 from seqapp.sequences import Sequences
+from seqapp.task_config import LongRangeConfig
 from seqapp.vocabulary import Vocabulary
 
 SYMBOLS = tuple("0123456789")

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from seqapp import series as tables
-from seqapp.config import NOTHING, Config, DataConfig, ForecastConfig, ModelConfig, TrainingConfig
+from seqapp.config import NOTHING, Config, DataConfig, ModelConfig, TrainingConfig
 from seqapp.errors import UsageError, need
 from seqapp.framing import LEVELS, MEDIAN, Array, Framing
 from seqapp.generate import Wish, nothing_to_generate
@@ -23,6 +23,7 @@ from seqapp.sequences import padded
 from seqapp.series import Series
 from seqapp.step import compiled
 from seqapp.study import Study
+from seqapp.task_config import ForecastConfig
 
 Forecaster = Callable[[Array], Array]  # features (B, T, F) -> outputs (B, T, horizon · levels)
 TOGETHER = 32  # series at once

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from seqapp import melody
-from seqapp.config import Config, NextNoteConfig
+from seqapp.config import Config
 from seqapp.decoding import Sampling, drawn
 from seqapp.errors import UsageError
 from seqapp.generate import Wish
@@ -21,6 +21,7 @@ from seqapp.run import Run
 from seqapp.sequences import outputs_of
 from seqapp.step import Array, KerasStepper, Stepper, compiled, log_softmax
 from seqapp.study import Study
+from seqapp.task_config import NextNoteConfig
 
 LENGTH = 64  # notes that are generated at most where nothing is said
 LIKELY = 5  # notes that a prediction tells the probabilities of

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from seqapp.config import NOTHING, Config, DataConfig, ModelConfig, NextNoteConfig, TrainingConfig
+from seqapp.config import NOTHING, Config, DataConfig, ModelConfig, TrainingConfig
 from seqapp.errors import UsageError, need
 from seqapp.generate import Wish
 from seqapp.melody_form import MelodyForm
@@ -18,6 +18,7 @@ from seqapp.roll_form import RollForm
 from seqapp.run import Run, check_file, replacing
 from seqapp.scores import MIDI, NOTATION, Score, write_midi
 from seqapp.study import Study
+from seqapp.task_config import NextNoteConfig
 
 
 class Form(Protocol):

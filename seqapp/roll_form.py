@@ -11,7 +11,7 @@ import numpy as np
 
 from seqapp import pieces
 from seqapp.arrays import read_npz
-from seqapp.config import Config, NextNoteConfig
+from seqapp.config import Config
 from seqapp.errors import UsageError
 from seqapp.generate import Wish
 from seqapp.pieces import Array, Piece, told_before
@@ -23,6 +23,7 @@ from seqapp.scores import KEYS, key_name
 from seqapp.sequences import outputs_of
 from seqapp.step import KerasStepper, Stepper, compiled
 from seqapp.study import Study
+from seqapp.task_config import NextNoteConfig
 
 LENGTH = 64  # frames that are generated where nothing is said
 LIKELY = 5  # keys that a prediction tells the probabilities of

@@ -11,7 +11,7 @@ import numpy as np
 
 from seqapp import labelled, pairs, phrases
 from seqapp.beam_search import Found, KerasTransducer, Search, Transducer, translate
-from seqapp.config import NOTHING, Config, DataConfig, ModelConfig, TrainingConfig, TranslateConfig
+from seqapp.config import NOTHING, Config, DataConfig, ModelConfig, TrainingConfig
 from seqapp.errors import UsageError, need
 from seqapp.generate import Wish, nothing_to_generate
 from seqapp.labelled import Example
@@ -20,6 +20,7 @@ from seqapp.run import Run, replacing
 from seqapp.sequences import Array
 from seqapp.study import Study
 from seqapp.subwords import Subwords
+from seqapp.task_config import TranslateConfig
 from seqapp.translation_report import TranslationReport, report_of
 from seqapp.vocabulary import Vocabulary
 

@@ -13,11 +13,8 @@ import pytest
 from seqapp.config import (
     CELL_NAMES,
     TASKS,
-    ClassifyConfig,
     Config,
     DataConfig,
-    DigitsConfig,
-    LongRangeConfig,
     ModelConfig,
     TrainingConfig,
     add_flags,
@@ -26,6 +23,7 @@ from seqapp.config import (
     read_json,
 )
 from seqapp.errors import UsageError
+from seqapp.task_config import ClassifyConfig, DigitsConfig, LongRangeConfig
 
 
 def parsed(*argv: str) -> dict[str, Any]:

@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqapp import forecast, predict
-from seqapp.config import Config, DataConfig, ForecastConfig, build
+from seqapp.config import Config, DataConfig, build
 from seqapp.forecast import Forecast, Parts, forecasts, outlook
 from seqapp.framing import LEVELS, Framing
 from seqapp.run import Run
 from seqapp.series import Series, read
 from seqapp.step import compiled
+from seqapp.task_config import ForecastConfig
 from tests.conftest import dated_values, refused
 
 Forecasted = Callable[..., Run]

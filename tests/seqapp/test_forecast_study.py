@@ -11,12 +11,13 @@ import pytest
 import tensorflow as tf
 
 from seqapp import forecast
-from seqapp.config import Config, DataConfig, ForecastConfig, ModelConfig, TrainingConfig
+from seqapp.config import Config, DataConfig, ModelConfig, TrainingConfig
 from seqapp.fitting import Trainer
 from seqapp.forecast_study import ForecastStudy, Pinball, build_forecaster
 from seqapp.framing import LEVELS, pinball
 from seqapp.run import Run
 from seqapp.series import Series
+from seqapp.task_config import ForecastConfig
 from tests.conftest import refused
 from tests.training import assert_same_training, resumed
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from seqapp import corpus
-from seqapp.config import FORMS, build
+from seqapp.config import build
 from seqapp.forms import SYMBOLS, documents, load, of_recipe, of_turns, prompt, written
 from seqapp.recipes import Recipe
+from seqapp.task_config import FORMS
 from tests.conftest import refused, talks
 
 TALK = "<conversation><turn>hello there\nhow are you?\n<turn>fine\n"

@@ -13,12 +13,13 @@ import pytest
 import tensorflow as tf
 
 from seqapp.chain import build_chain
-from seqapp.config import Config, ModelConfig, NextNoteConfig, TrainingConfig
+from seqapp.config import Config, ModelConfig, TrainingConfig
 from seqapp.fitting import Trainer
 from seqapp.melody import END, PITCHES, Durations, Melody
 from seqapp.melody_report import log_likelihoods
 from seqapp.melody_study import MelodyStudy, NoteLoss
 from seqapp.run import Run
+from seqapp.task_config import NextNoteConfig
 from tests.conftest import refused, verse
 from tests.training import assert_same_training, resumed
 

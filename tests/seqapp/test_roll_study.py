@@ -12,12 +12,13 @@ import pytest
 import tensorflow as tf
 
 from seqapp.chain import build_chain
-from seqapp.config import Config, ModelConfig, NextNoteConfig, TrainingConfig
+from seqapp.config import Config, ModelConfig, TrainingConfig
 from seqapp.fitting import Trainer
 from seqapp.pieces import KEYS
 from seqapp.roll_report import log_likelihood
 from seqapp.roll_study import FrameLoss, RollStudy
 from seqapp.run import Run
+from seqapp.task_config import NextNoteConfig
 from tests.conftest import refused, tune
 from tests.training import assert_same_training, resumed
 

@@ -13,10 +13,11 @@ import pytest
 
 from seqapp import config as configuration
 from seqapp import evaluate, predict
-from seqapp.config import Config, DataConfig, TranslateConfig
+from seqapp.config import Config, DataConfig
 from seqapp.labelled import Example
 from seqapp.run import Run
 from seqapp.subwords import Subwords
+from seqapp.task_config import TranslateConfig
 from seqapp.train import main as train
 from seqapp.translate import Coder, keep, kept, load
 from seqapp.vocabulary import Vocabulary

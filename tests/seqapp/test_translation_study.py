@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from seqapp.config import Config, DataConfig, ModelConfig, TrainingConfig, TranslateConfig
+from seqapp.config import Config, DataConfig, ModelConfig, TrainingConfig
 from seqapp.fitting import Trainer
 from seqapp.labelled import Example, split
 from seqapp.run import Run
+from seqapp.task_config import TranslateConfig
 from seqapp.translate import Coder
 from seqapp.translation_study import TranslationStudy, build_translator
 from tests.conftest import refused, spelled_pairs
