@@ -143,7 +143,8 @@ def _loop(stage: Recurrent, x: Tensor, states: States, left: Tensor | None = Non
             after = [tf.where(k < left, new, old) for new, old in zip(after, states, strict=True)]
         return tf.expand_dims(y, 1), after
 
-    return _collect(body, tf.shape(x)[1], 1, tf.shape(x)[:1], stage.width, states)
+    y, states = _collect(body, tf.shape(x)[1], 1, tf.shape(x)[:1], stage.width, states)
+    return stage.cell.joined(x, y) if by_halves(stage.cell) else y, states
 
 
 def loop_in_blocks(stage: Recurrent, x: Tensor, states: States) -> tuple[Tensor, States]:

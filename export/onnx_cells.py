@@ -52,7 +52,8 @@ class Native:
 def native(cell: Any) -> Native | None:
     """A cell's operator and its weights in that operator's order; None where ONNX has no operator for it."""
     convert = _CONVERTERS.get(type(cell))
-    return convert(cell) if convert else None
+    changed = getattr(cell, "normalized", False) or getattr(cell, "zoneout", 0.0)
+    return convert(cell) if convert and not changed else None
 
 
 def _plain(cell: PlainCell) -> Native | None:

@@ -32,8 +32,11 @@ def ahead(graph: Graph, stage: Recurrent, name: str, x: str, width: int, carried
     """
     form = native(stage.cell)
     if form is None:
-        return _scan(graph, stage, name, x, width, carried, to_ends and carried is not None)
-    return graph.add("Squeeze", [_native(graph, [stage], [form], name, x, carried, to_ends), graph.integers(1)])
+        y = _scan(graph, stage, name, x, width, carried, to_ends and carried is not None)
+    else:
+        y = graph.add("Squeeze", [_native(graph, [stage], [form], name, x, carried, to_ends), graph.integers(1)])
+    whole = form is not None or by_halves(stage.cell)  # then what is joined to the outputs is not
+    return graph.add("Add", [x, y]) if whole and getattr(stage.cell, "residual", False) else y
 
 
 def both(graph: Graph, stage: Both, name: str, x: str, width: int, last_only: bool) -> str:

@@ -155,16 +155,17 @@ def window_loss(network: Network, values: Tensors, tokens: Tensor, targets: Tens
 
 def _unrolled(stage: Recurrent, x: Tensor, states: States) -> tuple[Tensor, States]:
     """A cell over x (B, T, F), each timestep written out: LiteRT's loops have no gradient of built-in operators."""
-    step = stage.step
-    if by_halves(stage.cell):
+    step, prepared, halves = stage.step, x, by_halves(stage.cell)
+    if halves:
         # One product for all timesteps, and one for its gradient.
         projected = stage.cell.project(tf.reshape(x, [-1, x.shape[-1]]))
-        step, x = stage.cell.recur, tf.reshape(projected, [*x.shape[:2], -1])
+        step, prepared = stage.cell.recur, tf.reshape(projected, [*x.shape[:2], -1])
     outputs = []
-    for now in tf.unstack(x, axis=1):
+    for now in tf.unstack(prepared, axis=1):
         y, states = step(now, states)
         outputs.append(y)
-    return tf.stack(outputs, axis=1), states
+    y = tf.stack(outputs, axis=1)
+    return stage.cell.joined(x, y) if halves else y, states
 
 
 def descend(values: Tensors, gradients: Sequence[Tensor], learning_rate: Tensor) -> Tensors:

@@ -57,12 +57,12 @@ class Adding(Drawn):
         import keras
 
         from seqapp.classifier import Classifier
-        from seqapp.job import built_of, make_cell
+        from seqapp.job import built_of, make_cells
 
         with built_of(config.cell):
             model = Classifier(
                 1,
-                [make_cell(config) for _ in range(config.layers)],
+                make_cells(config),
                 mean=(0, 0),
                 variance=(1, 1),
                 dropout=config.dropout,

@@ -15,7 +15,7 @@ class CarriedModel(keras.Model):
 
     The states are variables, so no gradient flows from one window into the one before: backpropagation is truncated there.
     They are saved with the weights, which lets training resume in the middle of an epoch. While training, each row starts a
-    window from the zero state with probability `reset`: without it a model sees that state once an epoch, and may predict
+    window from the first states with probability `reset`: without it a model sees that state once an epoch, and may predict
     nonsense from it (an LSTM with perplexity 53 mid-stream had 187 over the first tokens of a stream).
     """
 
@@ -35,12 +35,13 @@ class CarriedModel(keras.Model):
         states = [variable.value for variable in self.carried]
         if training and self.reset:
             kept = keras.random.uniform((states[0].shape[0], 1), seed=self.seed_generator) >= self.reset
-            states = [ops.where(kept, state, 0.0) for state in states]
+            first = self.model.initial_states(states[0].shape[0])
+            states = [ops.where(kept, state, new) for state, new in zip(states, first, strict=True)]
         logits, states = self.model(tokens, states, training=training)
         for variable, state in zip(self.carried, states, strict=True):
             variable.assign(state)
         return logits
 
     def reset_states(self) -> None:
-        for variable in self.carried:
-            variable.assign(ops.zeros(variable.shape, variable.dtype))
+        for variable, state in zip(self.carried, self.model.initial_states(self.carried[0].shape[0]), strict=True):
+            variable.assign(state)

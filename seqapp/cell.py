@@ -8,6 +8,7 @@ not depend on the state: whoever runs a cell over a known sequence may project a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -18,11 +19,38 @@ States = list[Any]
 Shape = tuple[Any, ...]
 
 SHORTEST_MEMORY = 3  # timesteps
+EPSILON = 1e-3  # added to a variance, so that what is nearly constant is not blown up to nothing but its rounding
 INITIALIZATIONS = {
     "orthogonal": keras.initializers.Orthogonal,
     "identity": keras.initializers.Identity,
     "glorot": keras.initializers.GlorotUniform,
 }
+
+
+@dataclass(frozen=True)
+class Product:
+    """One of the two matrix products of a step: rows (..., F) -> (..., gates·U), or with axis 0 columns (F, N) -> (gates·U, N).
+
+    Where there is a `gain` (gates·U,), the product is normalized, over all gates at once, before `bias` (gates·U,) is added.
+    """
+
+    kernel: Tensor
+    bias: Tensor | None = None
+    gain: Tensor | None = None
+    axis: int = -1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        product = ops.matmul(self.kernel, x) if self.axis == 0 else ops.matmul(x, self.kernel)
+        if self.gain is not None:
+            centred = product - ops.mean(product, axis=self.axis, keepdims=True)
+            variance = ops.mean(centred * centred, axis=self.axis, keepdims=True)
+            product = centred * ops.rsqrt(variance + EPSILON) * self.gain
+        return product if self.bias is None else product + self.bias
+
+    def in_columns(self) -> Product:
+        """The same of columns, made of rows."""
+        bias, gain = (None if part is None else part[:, None] for part in (self.bias, self.gain))
+        return Product(ops.transpose(self.kernel), bias, gain, 0)
 
 
 class Cell(keras.layers.Layer):
@@ -35,10 +63,17 @@ class Cell(keras.layers.Layer):
     How a cell begins decides how far back it learns from. `initialization` is that of the recurrent kernel: orthogonal (Saxe et
     al. 2013, arXiv:1312.6120v3), the identity for each gate (Le et al. 2015, arXiv:1504.00941v2) or Glorot's, under which a
     gradient fades soonest. With `memory` T, the gates begin to keep the state for 1 to T timesteps, spread over the units
-    (Tallec and Ollivier 2018, arXiv:1804.11188v1, "chrono").
+    (Tallec and Ollivier 2018, arXiv:1804.11188v1, "chrono"). With `learned_start`, the states before the first timestep are
+    weights, zeros at first.
+
+    Three more remedies for what is long or deep. `normalized` cells put both products through layer normalization (Ba et al.
+    2016, arXiv:1607.06450v1; the states of an LSTM are left as they are). `residual` ones add X_t, as wide as H_t, to what they
+    put out, though not to the state. With `zoneout`, each number of a state keeps its old value with that probability while
+    training, and in that proportion from then on (Krueger et al. 2016, arXiv:1606.01305v4).
 
     `recurrent_mask` (B, U) multiplies H_{t-1} inside the recurrent product only. The layer that runs the cell sets it for one
-    pass over a sequence, so that one mask holds for all timesteps (Gal and Ghahramani 2016, arXiv:1512.05287v5).
+    pass over a sequence, so that one mask holds for all timesteps (Gal and Ghahramani 2016, arXiv:1512.05287v5). It sets
+    `kept` for one timestep: for each state (B, U) what zoneout keeps, 1 or 0.
     """
 
     states_per_cell = 1
@@ -46,7 +81,17 @@ class Cell(keras.layers.Layer):
     multiplies = True  # its state by a recurrent kernel
     bounds: tuple[float, float] | None = None  # of its outputs, where there are any
 
-    def __init__(self, units: int, memory: int | None = None, initialization: str = "orthogonal", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        units: int,
+        memory: int | None = None,
+        initialization: str = "orthogonal",
+        normalized: bool = False,
+        zoneout: float = 0.0,
+        residual: bool = False,
+        learned_start: bool = False,
+        **kwargs: Any,
+    ) -> None:
         if units < 1:
             raise ValueError(f"A cell needs at least 1 unit. Received: units={units}")
         if memory is not None and (not self.remembers or memory < SHORTEST_MEMORY):
@@ -54,16 +99,51 @@ class Cell(keras.layers.Layer):
                 f"a number of timesteps of at least {SHORTEST_MEMORY}" if self.remembers else "None: it has no gate for it"
             )
             raise ValueError(f"memory must be {expected}. Received: memory={memory}")
-        if initialization not in INITIALIZATIONS or (initialization != "orthogonal" and not self.multiplies):
-            expected = f"one of {', '.join(INITIALIZATIONS)}" if self.multiplies else "orthogonal: it has no recurrent kernel"
-            raise ValueError(f"initialization must be {expected}. Received: initialization={initialization!r}")
+        if initialization not in INITIALIZATIONS:
+            expected = ", ".join(INITIALIZATIONS)
+            raise ValueError(f"initialization must be one of {expected}. Received: initialization={initialization!r}")
+        if not 0 <= zoneout < 1:
+            raise ValueError(f"zoneout must be at least 0 and below 1. Received: zoneout={zoneout}")
+        if not self.multiplies:
+            self._refuse("initialization", "orthogonal", initialization)
+            self._refuse("normalized", False, normalized)
+            self._refuse("zoneout", 0.0, zoneout)
         super().__init__(**kwargs)
         self.units, self.memory, self.initialization = units, memory, initialization
+        self.normalized, self.zoneout, self.residual, self.learned_start = normalized, zoneout, residual, learned_start
         self.state_size = [units] * self.states_per_cell
         self.output_size = units
+        self.starts: list[Tensor] = []
+        self.input_gain = self.recurrent_gain = None
         self.recurrent_mask: Tensor | None = None
+        self.kept: States | None = None
+
+    def _refuse(self, name: str, only: Any, received: Any) -> None:
+        if received != only:
+            raise ValueError(f"{name} must be {only}: it has no recurrent kernel. Received: {name}={received!r}")
+
+    def build(self, input_shape: Shape) -> None:
+        """Adds the weights that the options ask for; a cell adds its own and calls this.
+
+        Raises:
+            ValueError: the input of a residual cell is not as wide as its output.
+        """
+        if self.residual and input_shape[-1] != self.units:
+            raise ValueError(f"A residual cell of {self.units} units needs as many features. Received: {input_shape[-1]}")
+        if self.learned_start:
+            self.starts = [
+                self.add_weight(shape=(size,), initializer="zeros", name=f"start_{i}") for i, size in enumerate(self.state_size)
+            ]
+        if self.normalized:
+            width = self.recurrent_part.kernel.shape[-1]
+            self.input_gain, self.recurrent_gain = (
+                self.add_weight(shape=(width,), initializer="ones", name=f"{of}_gain") for of in ("input", "recurrent")
+            )
+        super().build(input_shape)
 
     def get_initial_state(self, batch_size: Any = None) -> States:
+        if self.starts:
+            return [ops.tile(ops.cast(start, self.compute_dtype)[None], (batch_size, 1)) for start in self.starts]
         return [ops.zeros((batch_size, size), dtype=self.compute_dtype) for size in self.state_size]
 
     def masked(self, h: Tensor) -> Tensor:
@@ -89,32 +169,39 @@ class Cell(keras.layers.Layer):
         return ops.log(keras.random.uniform((self.units,), 1, longest, dtype=dtype))
 
     @property
-    def input_part(self) -> tuple[Tensor, Tensor]:
-        """What X_t is multiplied by (F, gates·U), and what is added (gates·U,)."""
-        return self.kernel, self.bias
+    def input_part(self) -> Product:
+        """Of X_t: kernel (F, gates·U)."""
+        return Product(self.kernel, self.bias, self.input_gain)
 
     @property
-    def recurrent_part(self) -> tuple[Tensor, Tensor | None]:
-        """What H_{t-1} is multiplied by (U, gates·U), and what is added (gates·U,), if anything is."""
-        return self.recurrent_kernel, None
+    def recurrent_part(self) -> Product:
+        """Of H_{t-1}: kernel (U, gates·U)."""
+        return Product(self.recurrent_kernel, None, self.recurrent_gain)
 
     def project(self, x: Tensor) -> Tensor:
         """The part of the step that depends on the input alone: (..., F) -> (..., gates·U)."""
-        kernel, bias = self.input_part
-        return ops.matmul(x, kernel) + bias
+        return self.input_part(x)
 
     def recur(self, projected: Tensor, states: States) -> tuple[Tensor, States]:
         """The rest of the step: (B, gates·U) and the states -> the output (B, U) and the new states."""
-        kernel, bias = self.recurrent_part
-        product = ops.matmul(self.masked(states[0]), kernel)
-        return self.blend(projected, product if bias is None else product + bias, states, -1)
+        y, after = self.blend(projected, self.recurrent_part(self.masked(states[0])), states, -1)
+        if not self.zoneout:
+            return y, after
+        kept = self.kept or [self.zoneout] * len(states)
+        after = [share * old + (1 - share) * new for share, old, new in zip(kept, states, after, strict=True)]
+        return after[0], after
 
     def blend(self, x: Tensor, h: Tensor, states: States, axis: int) -> tuple[Tensor, States]:
         """The rest of the rest: what X_t and H_{t-1} say to the gates, and the states -> the output and the new states."""
         raise NotImplementedError(f"{type(self).__name__} must define blend(x, h, states, axis), or recur(projected, states)")
 
     def call(self, inputs: Tensor, states: States) -> tuple[Tensor, States]:
-        return self.recur(self.project(inputs), states)
+        y, states = self.recur(self.project(inputs), states)
+        return self.joined(inputs, y), states
+
+    def joined(self, x: Tensor, y: Tensor) -> Tensor:
+        """What goes out: with what comes in (..., F), where the cell is residual, and what the step makes of it (..., U)."""
+        return x + y if self.residual else y
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -122,6 +209,10 @@ class Cell(keras.layers.Layer):
             "units": self.units,
             "memory": self.memory,
             "initialization": self.initialization,
+            "normalized": self.normalized,
+            "zoneout": self.zoneout,
+            "residual": self.residual,
+            "learned_start": self.learned_start,
         }
 
 
@@ -132,13 +223,16 @@ def cut(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
 
 
 def by_halves(cell: Any) -> bool:
-    """Whether a cell's step is `recur(project(x), states)` and nothing else: a whole sequence may then be projected first."""
+    """Whether a cell's step is `recur(project(x), states)`, `joined` to x, and nothing else.
+
+    A whole sequence may then be projected first, and joined last.
+    """
     return _own(cell, "call")
 
 
 def by_columns(cell: Any) -> bool:
     """Whether a cell's step is its two products and `blend`, and nothing else."""
-    return _own(cell, "call", "project", "recur") and getattr(cell, "elementwise", True)
+    return _own(cell, "call", "project", "recur") and getattr(cell, "elementwise", True) and not cell.zoneout
 
 
 def _own(cell: Any, *methods: str) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from seqapp.cell import Cell, Shape, States, Tensor
+from seqapp.attention_cell import AttentionCell
+from seqapp.cell import Cell, Product, Shape, States, Tensor
 from seqapp.linear_cells import LRUCell, MinGRUCell, MinLSTMCell
 
 # Those that look along an axis, which a cell of columns has none to spare for.
@@ -48,6 +49,7 @@ class PlainCell(Cell):
             shape=(self.units + input_shape[-1], self.units), initializer=self._initial_kernel, name="kernel"
         )
         self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
+        super().build(input_shape)
 
     def _initial_kernel(self, shape: tuple[int, int], dtype: Any = None) -> Tensor:
         """Glorot over X, whatever it is over H: the two halves of one kernel have different jobs."""
@@ -56,12 +58,12 @@ class PlainCell(Cell):
         return ops.concatenate([recurrent, inputs], axis=0)
 
     @property
-    def input_part(self) -> tuple[Tensor, Tensor]:
-        return self.kernel[self.units :], self.bias
+    def input_part(self) -> Product:
+        return Product(self.kernel[self.units :], self.bias, self.input_gain)
 
     @property
-    def recurrent_part(self) -> tuple[Tensor, Tensor | None]:
-        return self.kernel[: self.units], None
+    def recurrent_part(self) -> Product:
+        return Product(self.kernel[: self.units], None, self.recurrent_gain)
 
     @property
     def elementwise(self) -> bool:
@@ -101,6 +103,7 @@ class LSTMCell(Cell):
     def build(self, input_shape: Shape) -> None:
         self.add_kernels(input_shape[-1], gates=4)
         self.bias = self.add_weight(shape=(4 * self.units,), initializer=self._initial_bias, name="bias")
+        super().build(input_shape)
 
     def _initial_bias(self, shape: tuple[int], dtype: Any = None) -> Tensor:
         u = self.units
@@ -142,6 +145,7 @@ class GRUCell(Cell):
     def build(self, input_shape: Shape) -> None:
         self.add_kernels(input_shape[-1], gates=3)
         self.bias = self.add_weight(shape=(2, 3 * self.units), initializer=self._initial_bias, name="bias")
+        super().build(input_shape)
 
     def _initial_bias(self, shape: tuple[int, int], dtype: Any = None) -> Tensor:
         if self.memory is None:
@@ -150,12 +154,12 @@ class GRUCell(Cell):
         return ops.stack([first, ops.zeros(shape[1], dtype)])
 
     @property
-    def input_part(self) -> tuple[Tensor, Tensor]:
-        return self.kernel, self.bias[0]
+    def input_part(self) -> Product:
+        return Product(self.kernel, self.bias[0], self.input_gain)
 
     @property
-    def recurrent_part(self) -> tuple[Tensor, Tensor | None]:
-        return self.recurrent_kernel, self.bias[1]
+    def recurrent_part(self) -> Product:
+        return Product(self.recurrent_kernel, self.bias[1], self.recurrent_gain)
 
     def blend(self, x: Tensor, h: Tensor, states: States, axis: int) -> tuple[Tensor, States]:
         xz, xr, xg = ops.split(x, 3, axis=axis)
@@ -191,6 +195,7 @@ class CIFGCell(Cell):
     def build(self, input_shape: Shape) -> None:
         self.add_kernels(input_shape[-1], gates=3)
         self.bias = self.add_weight(shape=(3 * self.units,), initializer=self._initial_bias, name="bias")
+        super().build(input_shape)
 
     def _initial_bias(self, shape: tuple[int], dtype: Any = None) -> Tensor:
         kept = ops.ones(self.units, dtype) if self.memory is None else self.initial_memory(dtype)
@@ -213,4 +218,5 @@ CELLS: dict[str, type[Cell]] = {
     "mingru": MinGRUCell,
     "minlstm": MinLSTMCell,
     "lru": LRUCell,
+    "attention": AttentionCell,
 }

@@ -8,7 +8,7 @@ import keras
 
 from seqapp.cell import States, Tensor
 from seqapp.config import ModelConfig
-from seqapp.job import built_of, make_cell
+from seqapp.job import built_of, make_cells
 from seqapp.recurrence import Recurrence, initial_states, one_step, state_sizes, through
 
 
@@ -20,8 +20,8 @@ def build_chain(config: ModelConfig, width: int, outputs: int, name: str, kernel
     """
     with built_of(config.cell):
         x = inputs = keras.Input((None, width), name="features")
-        for _ in range(config.layers):
-            x, *_ = Recurrence(make_cell(config), config.recurrent_dropout)(x)
+        for cell in make_cells(config):
+            x, *_ = Recurrence(cell, config.recurrent_dropout)(x)
             x = keras.layers.Dropout(config.dropout, noise_shape=(None, 1, None))(x)
         return keras.Model(inputs, keras.layers.Dense(outputs, kernel_initializer=kernel, name=name)(x))
 

@@ -27,7 +27,7 @@ from seqapp.task_config import (
 )
 
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
-CELL_NAMES = ("plain", "lstm", "gru", "cifg", "mingru", "minlstm", "lru")
+CELL_NAMES = ("plain", "lstm", "gru", "cifg", "mingru", "minlstm", "lru", "attention")
 INITIALIZATIONS = ("orthogonal", "identity", "glorot")
 TASKS = (
     "next-word", "next-character", "next-note", "classify", "forecast", "translate", "adding", "copy-memory", "digits",
@@ -55,6 +55,11 @@ class ModelConfig:
     recurrent_dropout: float = option(0.3, "dropout on the recurrence")
     initialization: str = option("orthogonal", f"of the recurrent kernel: {', '.join(INITIALIZATIONS)}")
     memory: int | None = option(None, "timesteps that the gates begin to remember, spread up to it (default: a few)")
+    normalized: bool = option(False, "normalize both products of a step")
+    residual: bool = option(False, "add to each layer's output what it reads, from the second layer on")
+    zoneout: float = option(0.0, "chance that a number of a state stays what it was, while training")
+    learned_start: bool = option(False, "learn the states before the first timestep; otherwise they are zero")
+    attention: bool = option(False, "attend to all past timesteps, above the last layer")
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ class Config:
         for group, name in (
             (m, "dropout"),
             (m, "recurrent_dropout"),
+            (m, "zoneout"),
             (d, "test_fraction"),
             (t, "state_reset"),
             (t, "weight_decay"),
@@ -125,6 +131,13 @@ class Config:
         for name, kind in _groups():
             if hasattr(kind, "check"):
                 getattr(self, name).check()
+        translate = self.task == "translate"
+        for name, fits, expected in (
+            ("residual", not (translate or self.classify.both_ways), "left out where a model reads both ways"),
+            ("attention", not (translate or self.classify.both_ways), "left out where a model reads both ways"),
+            ("learned_start", not translate, "left out: a translation starts from what its source ends in"),
+        ):
+            require(fits or not getattr(m, name), name, expected, True)
         for name, kind in _groups():
             tasks = SHARED.get(name, {name.replace("_", "-")} & set(TASKS))
             if tasks and self.task not in tasks and getattr(self, name) != kind():

@@ -58,13 +58,13 @@ class CopyMemory(Drawn):
         import keras
 
         from seqapp.classifier import Classifier
-        from seqapp.job import built_of, make_cell
+        from seqapp.job import built_of, make_cells
 
         known = vocabulary()
         with built_of(config.cell):
             model = Classifier(
                 len(SYMBOLS),
-                [make_cell(config) for _ in range(config.layers)],
+                make_cells(config),
                 vocabulary_size=len(known),
                 embedding=config.embedding,
                 each_timestep=True,

@@ -118,6 +118,9 @@ class Diagnosis:
             yield f"{'' if m.cell in CELL_NAMES else '--cell gru '}--memory {t}: {gates} {t} timesteps"
         elif self.verdict == "reaches" and self.windowed and t >= self.config.training.bptt:
             yield f"--bptt {2 * t}: gradients go back as far as a window, and this one's may be of use further back"
+        one_way = self.config.task != "translate" and not self.config.classify.both_ways
+        if self.verdict in ("short", "grows", "vanishes") and not m.attention and not self.windowed and one_way:
+            yield "--attention: what each timestep put out is looked back at from the last, however far"
         for name, flow in self.flows.items():
             if flow.dead > MANY:
                 yield f"--learning-rate {self.config.training.learning_rate / 4:g}: {flow.dead:.0%} of {name}'s units are dead"

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 
 from seqapp import __version__, backend, records
+from seqapp.attention_cell import AttentionCell
 from seqapp.cells import CELLS
 from seqapp.config import CELL_NAMES, Config, ModelConfig
 from seqapp.diagnosis import Diagnosis
@@ -31,6 +32,7 @@ from seqapp.tasks import task_of
 
 # Steps of training, and timesteps: with these, cells that learn to remember and cells that do not are soon told apart.
 PRACTICE, SHORT = 350, 32
+CELL_OPTIONS = ("activation", "memory", "initialization", "normalized", "zoneout", "learned_start")
 
 
 def run_job(run: Run, config: Config, resume: bool) -> None:
@@ -120,8 +122,9 @@ def build_model(config: ModelConfig, vocabulary_size: int) -> SequenceModel:
         UsageError: the cell or its activation does not exist, or the cell cannot be made from a number of units.
     """
     with built_of(config.cell):
-        cells = [make_cell(config) for _ in range(config.layers)]
-        return SequenceModel(vocabulary_size, cells, config.embedding, config.tied, config.dropout, config.recurrent_dropout)
+        return SequenceModel(
+            vocabulary_size, make_cells(config), config.embedding, config.tied, config.dropout, config.recurrent_dropout
+        )
 
 
 @contextmanager
@@ -133,17 +136,26 @@ def built_of(cell: str) -> Iterator[None]:
         raise UsageError(f"The cell {cell} cannot be built: {str(error).splitlines()[0]}") from None
 
 
-def make_cell(config: ModelConfig) -> keras.layers.Layer:
+def make_cells(config: ModelConfig) -> list[keras.layers.Layer]:
+    """The cells of a model that reads one way, from the lowest layer up."""
+    cells = [make_cell(config, residual=config.residual and layer > 0) for layer in range(config.layers)]
+    return [*cells, AttentionCell(config.units, residual=True)] if config.attention else cells
+
+
+def make_cell(config: ModelConfig, residual: bool = False) -> keras.layers.Layer:
+    """A cell with new weights, told of what is chosen and of nothing else: one of the user's own need not know the rest."""
+    plain = ModelConfig()
+    options = {name: getattr(config, name) for name in CELL_OPTIONS if getattr(config, name) != getattr(plain, name)}
+    options |= {"residual": True} if residual else {}
     if config.cell in CELL_NAMES:
-        activation = {"activation": config.activation} if config.cell == "plain" else {}
-        return CELLS[config.cell](config.units, memory=config.memory, initialization=config.initialization, **activation)
+        return CELLS[config.cell](config.units, **options)
     module, _, name = config.cell.partition(":")
     cell = getattr(sys.modules.get(module), name, None)
     if cell is None:
         raise UsageError(
             f"There is no cell {config.cell}: name a class as package.module:Class, and its module with --import {module}."
         )
-    return cell(config.units)
+    return cell(config.units, **options)
 
 
 def prepare(run: Run, config: Config, study: Study) -> None:

@@ -12,7 +12,7 @@ from seqapp import backend, labelled
 from seqapp.classifier import Classifier
 from seqapp.classify import Array, Coder, LabelReport, classified_by, log_probabilities
 from seqapp.config import Config, TrainingConfig
-from seqapp.job import built_of, make_cell
+from seqapp.job import built_of, make_cells
 from seqapp.labelled import Example
 from seqapp.run import Run
 from seqapp.sequences import Sequences, check_parts, padded, save_parts
@@ -113,8 +113,8 @@ def build_classifier(config: Config, coder: Coder, train: Sequences) -> Classifi
     with built_of(m.cell):
         return Classifier(
             len(coder.classes),
-            [make_cell(m) for _ in range(m.layers)],
-            [make_cell(m) for _ in range(m.layers)] if config.classify.both_ways else [],
+            make_cells(m),
+            make_cells(m) if config.classify.both_ways else [],
             len(coder.vocabulary) if coder.vocabulary else None,
             m.embedding,
             mean,

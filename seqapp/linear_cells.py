@@ -79,6 +79,7 @@ class MinGRUCell(LinearCell):
         shape = (input_shape[-1], 2 * self.units)
         self.kernel = self.add_weight(shape=shape, initializer="glorot_uniform", name="kernel")
         self.bias = self.add_weight(shape=(2 * self.units,), initializer=self._initial_bias, name="bias")
+        super().build(input_shape)
 
     def _initial_bias(self, shape: tuple[int], dtype: Any = None) -> Tensor:
         if self.memory is None:
@@ -112,6 +113,7 @@ class MinLSTMCell(LinearCell):
         shape = (input_shape[-1], 3 * self.units)
         self.kernel = self.add_weight(shape=shape, initializer="glorot_uniform", name="kernel")
         self.bias = self.add_weight(shape=(3 * self.units,), initializer=self._initial_bias, name="bias")
+        super().build(input_shape)
 
     def _initial_bias(self, shape: tuple[int], dtype: Any = None) -> Tensor:
         if self.memory is None:
@@ -165,6 +167,7 @@ class LRUCell(LinearCell):
         self.output_kernel = self.add_weight(
             shape=(2 * u, u), initializer=keras.initializers.RandomNormal(stddev=1 / math.sqrt(u)), name="output_kernel"
         )
+        super().build(input_shape)
 
     def _initial_kernel(self, shape: tuple[int, int], dtype: Any = None) -> Tensor:
         into = keras.random.normal((shape[0], 2 * self.units), stddev=1 / math.sqrt(2 * shape[0]), dtype=dtype)

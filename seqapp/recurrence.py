@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from seqapp import backend
-from seqapp.cell import Cell, States, Tensor, by_columns
+from seqapp.cell import Cell, States, Tensor, by_columns, cut
 from seqapp.disturbance import Disturbance
 from seqapp.linear_cells import LinearCell
 
@@ -50,6 +50,8 @@ class Recurrence(keras.layers.RNN):
             chunk = None if not training or mask is not None or self.go_backwards else chunk_of(self.cell)
             if chunk:
                 return self.in_chunks(chunk, sequences, initial_state)
+            if training and isinstance(self.cell, Cell) and self.cell.zoneout:
+                return self.with_zoneout(sequences, initial_state, mask)
             return super().inner_loop(sequences, initial_state, mask, training=training)
         finally:
             if dropped:
@@ -68,10 +70,35 @@ class Recurrence(keras.layers.RNN):
             if rest:
                 last, states = over_chunks(chunk, x[:, timesteps - rest :], rest, states)
                 y = ops.concatenate([y, last], axis=1)
+        y = self.cell.joined(x, y)
         return y[:, -1], y, [chunk.turned(state) for state in states]
+
+    def with_zoneout(self, x: Any, states: Any, mask: Any) -> Any:
+        """What Keras's loop over timesteps returns, with other numbers of the states kept in each of them."""
+        cell = Zoned(self.cell, x.shape[-1])
+        shape = (*ops.shape(x)[:2], sum(cell.state_size))
+        kept = keras.random.uniform(shape, seed=self.seed_generator) < self.cell.zoneout
+        loop = keras.layers.RNN(cell, return_sequences=True, go_backwards=self.go_backwards)
+        return loop.inner_loop(ops.concatenate([x, ops.cast(kept, x.dtype)], axis=-1), states, mask)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "recurrent_dropout": self.recurrent_dropout}
+
+
+class Zoned:
+    """A cell for inputs (B, F + S), which end with what zoneout keeps of its states: (B, S) of 1 and 0."""
+
+    def __init__(self, cell: Cell, features: int) -> None:
+        self.cell, self.features, self.state_size = cell, features, cell.state_size
+
+    def call(self, x: Tensor, states: States) -> tuple[Tensor, States]:
+        x, *self.cell.kept = cut(x, [self.features, *self.state_size])
+        try:
+            return self.cell(x, states)
+        finally:
+            self.cell.kept = None
+
+    __call__ = call
 
 
 class Chunk(Protocol):
@@ -101,18 +128,16 @@ class Columns:
     def __init__(self, cell: Cell) -> None:
         self.cell, self.state_size = cell, cell.state_size
         # Outside of the loop: TensorFlow would fold a transposition inside of it back into the slower product.
-        (kernel, bias), (recurrent, more) = cell.input_part, cell.recurrent_part
-        self.kernel, self.bias = ops.transpose(kernel), bias[:, None]
-        self.recurrent, self.more = ops.transpose(recurrent), None if more is None else more[:, None]
+        self.project, self.recur = cell.input_part.in_columns(), cell.recurrent_part.in_columns()
         self.mask = None if cell.recurrent_mask is None else ops.transpose(cell.recurrent_mask)
 
     def call(self, x: Tensor, states: States) -> tuple[Tensor, States]:
-        features, timesteps = self.kernel.shape[1], x.shape[1]
+        features, timesteps = self.project.kernel.shape[1], x.shape[1]
         columns = ops.reshape(ops.transpose(x[..., :features], (2, 1, 0)), (features, -1))
         outputs = []
-        for t, now in enumerate(ops.split(ops.matmul(self.kernel, columns) + self.bias, timesteps, axis=1)):
-            h = ops.matmul(self.recurrent, states[0] if self.mask is None else states[0] * self.mask)
-            y, after = self.cell.blend(now, h if self.more is None else h + self.more, states, 0)
+        for t, now in enumerate(ops.split(self.project(columns), timesteps, axis=1)):
+            h = self.recur(states[0] if self.mask is None else states[0] * self.mask)
+            y, after = self.cell.blend(now, h, states, 0)
             if x.shape[2] > features:
                 after = [ops.where(x[:, t, -1] > 0, new, old) for new, old in zip(after, states, strict=True)]
             states = after

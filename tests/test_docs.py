@@ -9,12 +9,14 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from export.conversion import export_run
+from seqapp.config import ModelConfig, TrainingConfig
 from seqapp.next_token import NextToken
 from seqapp.run import Run
 from tests.commands import ROOT, run, run_forked
@@ -105,3 +107,17 @@ def test_the_commands_on_translations(tmp_path: Path) -> None:
         run_forked([sys.executable, *shlex.split(command)[1:], *small], tmp_path)
     rows = [line.split("\t") for line in (tmp_path / "translated.tsv").read_text("utf-8").splitlines()]
     assert [row[0] for row in rows] == ["input", "bacenodu", "hqi"]
+
+
+def test_the_commands_of_long_memory_are_run_with_the_readme() -> None:
+    page, readme = ((ROOT / name).read_text("utf-8") for name in ("docs/long-memory.md", "README.md"))
+    commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    assert len(commands) == 3
+    assert all(line in readme.splitlines() for line in commands)
+
+
+def test_each_remedy_on_the_page_is_a_flag() -> None:
+    page = (ROOT / "docs/long-memory.md").read_text("utf-8")
+    flags = {flag for row in re.findall(r"^\| `(.*?)\|", page, re.MULTILINE) for flag in re.findall(r"--[a-z-]+", row)}
+    names = {f"--{item.name.replace('_', '-')}" for kind in (ModelConfig, TrainingConfig) for item in fields(kind)}
+    assert flags and flags <= names

@@ -1,4 +1,4 @@
-"""The models of the matrix: six cells, one and two layers, tokens and features, with weights that make states large."""
+"""The models of the matrix: seven cells, one and two layers, tokens and features, with weights that make states large."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from keras import layers, ops
 
 from seqapp.cells import LSTMCell
 from seqapp.config import ModelConfig
-from seqapp.job import build_model, make_cell
+from seqapp.job import build_model, make_cells
 from seqapp.step import Array
 
-KINDS = ("plain tanh", "plain relu", "lstm", "gru", "cifg", "own")
+KINDS = ("plain tanh", "plain relu", "lstm", "lstm remedied", "gru", "cifg", "own")
+REMEDIES: dict[str, Any] = {"normalized": True, "zoneout": 0.1, "residual": True, "learned_start": True}
 UNBOUNDED = ("plain relu", "lstm", "own")  # those with a state that has no bound
 TOKENS, FEATURES = "tokens", "features"
 WIDTH = 8  # of features
@@ -74,9 +75,10 @@ class Member:
     @property
     def config(self) -> ModelConfig:
         """One layer is tied to the embedding, two are not."""
-        cell, _, activation = self.kind.partition(" ")
+        cell, _, variant = self.kind.partition(" ")
+        options = REMEDIES if variant == "remedied" else {"activation": variant or "tanh"}
         units, embedding = (512, 512) if self.large else (48, 32)
-        return ModelConfig(cell, activation or "tanh", units, self.layers, embedding, tied=self.layers == 1)
+        return ModelConfig(cell, units=units, layers=self.layers, embedding=embedding, tied=self.layers == 1, **options)
 
     def build(self) -> Any:
         """The Keras model, with random weights."""
@@ -91,7 +93,8 @@ class Member:
             first = [keras.Input((None, WIDTH))]
         else:
             first = [keras.Input((None,), dtype="int32"), layers.Embedding(self.classes, self.config.embedding)]
-        cells = [OwnCell(self.config.units) if self.kind == "own" else make_cell(self.config) for _ in range(self.layers)]
+        own = self.kind == "own"
+        cells = [OwnCell(self.config.units) for _ in range(self.layers)] if own else make_cells(self.config)
         return keras.Sequential([*first, *(layers.RNN(c, return_sequences=True) for c in cells), layers.Dense(self.classes)])
 
     def samples(self, seed: int, *shape: int) -> Array:
@@ -127,8 +130,9 @@ def fill(model: Any, width: int, drive: float, gain: float) -> None:
 
 def _of_cell(rng: np.random.Generator, weight: Any, width: int, drive: float) -> Array:
     shape = tuple(weight.shape)
-    if weight.name == "gamma":
-        return rng.uniform(0.5, 1.5, shape)
+    if weight.name in ("gamma", "input_gain", "recurrent_gain"):
+        # A product that is normalized is as large as its gain, whatever the kernel's scale.
+        return rng.uniform(0.5, 1.5, shape) * (0.2 if weight.name == "recurrent_gain" else 1)
     if "kernel" not in weight.name:
         return rng.normal(0, 0.7, shape)
     # The rows for a state come first, those for the inputs after them.

@@ -102,15 +102,15 @@ def compiled(model: Any) -> Callable[[Array], Any]:
 
 def numpy_step(model: Any) -> Step:
     """The model's equations in float64, from its weights alone."""
-    cells = [(_CELLS[type(cell)](cell), len(cell.state_size)) for cell in cells_of(model)]
+    cells = [(_CELLS[type(cell)](cell), len(cell.state_size), getattr(cell, "residual", False)) for cell in cells_of(model)]
     table, kernel, bias = _outer(model)
 
     def step(x: Array, states: list[Array]) -> tuple[Array, list[Array]]:
         after: list[Array] = []
         x = np.asarray(x, np.float64) if table is None else table[x]
-        for cell, count in cells:
+        for cell, count, residual in cells:
             own = cell(x, [np.asarray(state, np.float64) for state in states[len(after) : len(after) + count]])
-            x, after = own[0], [*after, *own]
+            x, after = own[0] + x if residual else own[0], [*after, *own]
         return x @ kernel + bias, after
 
     return step
@@ -146,12 +146,18 @@ def _plain(cell: PlainCell) -> Cell:
 
 
 def _lstm(cell: LSTMCell) -> Cell:
-    w, r, b = map(_array, cell.weights)
+    w, r, b = map(_array, cell.weights[:3])
+    gains = [_array(gain) for gain in cell.weights[-2:]] if cell.normalized else [None, None]
+
+    def normed(product: Array, gain: Array | None) -> Array:
+        centred = product - product.mean(1, keepdims=True)
+        return product if gain is None else gain * centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-3)
 
     def step(x: Array, states: list[Array]) -> list[Array]:
-        i, f, g, o = np.split(x @ w + states[0] @ r + b, 4, axis=1)
+        i, f, g, o = np.split(normed(x @ w, gains[0]) + normed(states[0] @ r, gains[1]) + b, 4, axis=1)
         c = _sigmoid(f) * states[1] + _sigmoid(i) * np.tanh(g)
-        return [_sigmoid(o) * np.tanh(c), c]
+        new, z = [_sigmoid(o) * np.tanh(c), c], cell.zoneout
+        return [z * old + (1 - z) * now for old, now in zip(states, new, strict=True)]
 
     return step
 

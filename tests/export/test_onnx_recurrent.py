@@ -80,6 +80,24 @@ def test_cells_of_both_kinds_in_one_model(tmp_path: Path) -> None:
     assert_same(path, network)
 
 
+@pytest.mark.parametrize(
+    ("cell", "options", "expected"),
+    [
+        ("gru", {}, {"GRU": 2, "Scan": 1}),
+        ("gru", {"normalized": True}, {"Scan": 3}),
+        ("lstm", {"zoneout": 0.2}, {"Scan": 3}),
+        ("lru", {}, {"Scan": 3}),
+    ],
+)
+def test_remedies(cell: str, options: dict[str, Any], expected: dict[str, int], tmp_path: Path) -> None:
+    """What is added to an output is outside of the loop, and attention, above the layers, is one of its own."""
+    choices = {**options, "residual": True, "learned_start": True, "attention": True}
+    network = Network.of(model_of(cell=cell, layers=2, scale=0.2, **choices))
+    path, file = written(network, tmp_path)
+    assert recurrent(file) == expected
+    assert_same(path, network)
+
+
 LENGTHS = [6, 4, 1]
 MERGES = ["concat", "sum", "ave", "mul"]
 

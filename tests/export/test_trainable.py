@@ -160,6 +160,14 @@ def test_a_cell_of_ones_own_learns_too(file_of: FileOf) -> None:
     assert check(model_of("own", 1), file_of("own", 1)) == []
 
 
+def test_remedied_cells_learn_too(tmp_path: Path) -> None:
+    options = {"normalized": True, "zoneout": 0.1, "residual": True, "learned_start": True, "attention": True}
+    config = ModelConfig(cell="lstm", layers=2, units=UNITS, embedding=24, **options)
+    model = with_weights(build_model(config, VOCABULARY), scale=0.2)
+    write(model, tmp_path / "model.tflite")
+    assert check(model, tmp_path / "model.tflite") == []
+
+
 def test_a_chaotic_model_is_not_refused(tmp_path: Path) -> None:
     """Large weights: ten steps of training make of a rounding what no tolerance holds, one step does not."""
     config = ModelConfig(cell="plain", layers=2, units=UNITS, embedding=24)

@@ -104,7 +104,7 @@ def test_streams_go_on_where_their_inputs_were() -> None:
         (["--cells", "gruu"], "A cell must be one of plain, lstm, gru.* Received: gruu"),
         (
             ["--parallel", "gru"],
-            "--parallel needs a cell that learns many timesteps at once: mingru, minlstm, lru. Received: gru",
+            "--parallel needs a cell that learns many timesteps at once: mingru, minlstm, lru, attention. Received: gru",
         ),
     ],
 )

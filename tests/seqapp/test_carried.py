@@ -56,6 +56,20 @@ def test_a_certain_reset_starts_each_window_from_zero() -> None:
         np.testing.assert_allclose(carried(x, training=True), model(x)[0], rtol=1e-5, atol=1e-5)
 
 
+def test_a_learned_start_is_where_streams_begin_and_what_a_reset_trains() -> None:
+    model = random_model([GRUCell(6, learned_start=True)])
+    carried, x = CarriedModel(model, B, reset=1.0), tokens(T)
+    carried.reset_states()
+    start = next(weight for weight in model.trainable_weights if weight.name == "start_0")
+    assert np.abs(start).max() > 0.1
+    np.testing.assert_allclose(carried.carried[0], np.tile(start, (B, 1)))
+    with tf.GradientTape() as tape:
+        logits = carried(x, training=True)
+        loss = tf.reduce_sum(logits**2)
+    np.testing.assert_allclose(logits, model(x)[0], rtol=1e-5, atol=1e-5)
+    assert np.abs(tape.gradient(loss, start.value)).max() > 1e-3
+
+
 def test_no_reset_outside_training() -> None:
     model = random_model()
     carried, other = CarriedModel(model, B, reset=1.0), CarriedModel(model, B)

@@ -93,7 +93,47 @@ def lru_step(x: Array, states: list[Array], weights: list[Array], mask: Array) -
     return [y * sigmoid(y), s.real, s.imag]
 
 
-STEPS: list[tuple[str, dict[str, str], Step]] = [
+def attention_step(x: Array, states: list[Array], weights: list[Array], mask: Array) -> list[Array]:
+    """What it returns first is the output, which is no state."""
+    k, v, q = np.split(x @ weights[0] + weights[1], 3, axis=1)
+    mean, level = states
+    w = np.exp(8 * np.tanh(k))
+    share = w / (np.exp(level) + w)
+    mean = (1 - share) * mean + share * mask * v
+    return [sigmoid(q) * mean, mean, np.log(np.exp(level) + w)]
+
+
+def normed(product: Array, gain: Array) -> Array:
+    return gain * (product - product.mean(1, keepdims=True)) / np.sqrt(product.var(1, keepdims=True) + 1e-3)
+
+
+def remedied(name: str, zoneout: float) -> Step:
+    """The step of a normalized cell, which zoneout may make slower."""
+
+    def step(x: Array, states: list[Array], weights: list[Array], mask: Array) -> list[Array]:
+        *own, of_x, of_h = weights
+        w, r = (own[0][U:], own[0][:U]) if name == "plain" else own[:2]
+        b, s = own[-1] if name == "gru" else (own[-1], 0)
+        px, ph = normed(x @ w, of_x) + b, normed((states[0] * mask) @ r, of_h) + s
+        if name == "plain":
+            after = [np.tanh(px + ph)]
+        elif name == "gru":
+            (zx, rx, gx), (zh, rh, gh) = np.split(px, 3, axis=1), np.split(ph, 3, axis=1)
+            z = sigmoid(zx + zh)
+            after = [z * states[0] + (1 - z) * np.tanh(gx + sigmoid(rx + rh) * gh)]
+        else:
+            gates = np.split(px + ph, 4 if name == "lstm" else 3, axis=1)
+            i, g, o = gates[0], gates[-2], gates[-1]
+            keep = sigmoid(gates[1]) if name == "lstm" else 1 - sigmoid(i)
+            c = keep * states[1] + sigmoid(i) * np.tanh(g)
+            after = [sigmoid(o) * np.tanh(c), c]
+        return [zoneout * old + (1 - zoneout) * new for old, new in zip(states, after, strict=True)]
+
+    return step
+
+
+MULTIPLYING = [name for name, kind in CELLS.items() if kind.multiplies]
+STEPS: list[tuple[str, dict[str, Any], Step]] = [
     *(("plain", {"activation": name}, plain_step(name)) for name in ACTIVATIONS),
     ("lstm", {}, lstm_step),
     ("gru", {}, gru_step),
@@ -101,8 +141,10 @@ STEPS: list[tuple[str, dict[str, str], Step]] = [
     ("mingru", {}, mingru_step),
     ("minlstm", {}, minlstm_step),
     ("lru", {}, lru_step),
+    ("attention", {}, attention_step),
+    *((name, {"normalized": True, "zoneout": 0.2}, remedied(name, 0.2)) for name in MULTIPLYING),
 ]
-NAMES = ["-".join([name, *options.values()]) for name, options, _ in STEPS]
+NAMES = ["-".join([name, *map(str, options.values())]) for name, options, _ in STEPS]
 
 
 def random_cell(name: str, seed: int = 0, **options: Any) -> Cell:
@@ -125,7 +167,7 @@ def test_the_names_of_the_cells() -> None:
 
 @pytest.mark.parametrize(("name", "options", "step"), STEPS, ids=NAMES)
 @pytest.mark.parametrize("masked", [False, True])
-def test_step_equals_numpy(name: str, options: dict[str, str], step: Step, masked: bool) -> None:
+def test_step_equals_numpy(name: str, options: dict[str, Any], step: Step, masked: bool) -> None:
     cell = random_cell(name, **options)
     x, states = arguments(cell)
     mask = np.random.default_rng(2).choice([0.0, 2.0], (B, U)) if masked else np.ones((B, U))
@@ -139,7 +181,7 @@ def test_step_equals_numpy(name: str, options: dict[str, str], step: Step, maske
 
 
 @pytest.mark.parametrize(("name", "options"), [(name, options) for name, options, _ in STEPS], ids=NAMES)
-def test_gradients_equal_finite_differences(name: str, options: dict[str, str]) -> None:
+def test_gradients_equal_finite_differences(name: str, options: dict[str, Any]) -> None:
     cell = random_cell(name, **options)
     x, states = arguments(cell)
     rng = np.random.default_rng(3)
@@ -259,6 +301,37 @@ def test_initial_state_is_zero(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
+def test_a_learned_start_begins_at_zero_and_is_what_it_has_learned(name: str) -> None:
+    cell = CELLS[name](U, learned_start=True)
+    cell.build((None, F))
+    assert not any(np.asarray(state).any() for state in cell.get_initial_state(batch_size=2))
+    weights = [weight for weight in cell.trainable_weights if weight.name.startswith("start")]
+    assert [tuple(weight.shape) for weight in weights] == [(size,) for size in cell.state_size]
+    for number, weight in enumerate(weights):
+        weight.assign(np.arange(U) + 10 * number)
+    for number, state in enumerate(cell.get_initial_state(batch_size=2)):
+        np.testing.assert_array_equal(state, [np.arange(U) + 10 * number] * 2)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_residual_cell_adds_its_input_to_its_output_alone(name: str) -> None:
+    cells = [CELLS[name](U, dtype="float64", residual=residual) for residual in (False, True)]
+    for cell in cells:
+        cell.build((None, U))
+    cells[1].set_weights(cells[0].get_weights())
+    x = np.random.default_rng(1).normal(size=(B, U))
+    states = [np.full((B, U), 0.5) for _ in cells[0].state_size]
+    (y, after), (added, same) = (cell(x, states) for cell in cells)
+    np.testing.assert_allclose(added, x + y, rtol=1e-12)
+    np.testing.assert_array_equal(same, after)
+
+
+def test_a_residual_cell_needs_as_many_features_as_units() -> None:
+    with pytest.raises(ValueError, match=r"A residual cell of 4 units needs as many features\. Received: 3"):
+        CELLS["gru"](U, residual=True).build((None, F))
+
+
+@pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("units", [0, -1])
 def test_a_cell_without_units_is_refused(name: str, units: int) -> None:
     with pytest.raises(ValueError, match=f"at least 1 unit. Received: units={units}"):
@@ -327,6 +400,7 @@ def test_shut_gates_keep_the_state(name: str) -> None:
         ("mingru", [0] * 4),
         ("minlstm", [0] * 6),
         ("lru", [0] * 6),
+        ("attention", [0] * 6),
     ],
 )
 def test_first_biases(name: str, expected: list[Any]) -> None:
@@ -367,7 +441,7 @@ def test_recurrent_kernels_begin_as_they_are_told_to() -> None:
         for initialization in INITIALIZATIONS:
             cell = CELLS[name](5, initialization=initialization)
             cell.build((None, F))
-            kernels[initialization] = np.asarray(cell.recurrent_part[0])
+            kernels[initialization] = np.asarray(cell.recurrent_part.kernel)
             assert cell.get_config()["initialization"] == initialization
         np.testing.assert_array_equal(kernels["identity"], np.tile(np.eye(5), gates))
         np.testing.assert_allclose(kernels["orthogonal"] @ kernels["orthogonal"].T, np.eye(5), atol=1e-5)
@@ -381,9 +455,12 @@ def test_recurrent_kernels_begin_as_they_are_told_to() -> None:
         ("gru", {"memory": 2}, "memory must be a number of timesteps of at least 3. Received: memory=2"),
         ("lru", {"initialization": "identity"}, "initialization must be orthogonal: it has no recurrent kernel"),
         ("lstm", {"initialization": "zeros"}, "initialization must be one of orthogonal, identity, glorot. Received"),
+        ("lru", {"normalized": True}, "normalized must be False: it has no recurrent kernel. Received: normalized=True"),
+        ("mingru", {"zoneout": 0.1}, "zoneout must be 0.0: it has no recurrent kernel. Received: zoneout=0.1"),
+        ("gru", {"zoneout": 1.0}, "zoneout must be at least 0 and below 1. Received: zoneout=1.0"),
     ],
 )
-def test_beginnings_that_a_cell_does_not_have_are_refused(name: str, choices: dict[str, Any], message: str) -> None:
+def test_options_that_a_cell_does_not_have_are_refused(name: str, choices: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CELLS[name](3, **choices)
 

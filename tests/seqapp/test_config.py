@@ -144,6 +144,15 @@ def test_a_whole_number_does_for_a_fraction() -> None:
             "digits, or package.module:Class. Received: next-move",
         ),
         ({"task": None}, "--task must be one of"),
+        ({"task": "translate", "model": {"residual": True}}, "--residual must be left out where a model reads both ways"),
+        (
+            {"task": "translate", "model": {"learned_start": True}},
+            "--learned-start must be left out: a translation starts from",
+        ),
+        (
+            {"task": "classify", "model": {"attention": True}, "classify": {"both_ways": True}},
+            "--attention must be left out where a model reads both ways. Received: True",
+        ),
     ],
 )
 def test_files_that_are_refused(content: dict[str, Any], message: str) -> None:
@@ -169,6 +178,7 @@ NAN, INFINITE = float("nan"), float("inf")
         ("min_count", [0]),
         ("dropout", [-0.1, 1.0, NAN]),
         ("recurrent_dropout", [-0.1, 1.0, NAN]),
+        ("zoneout", [-0.1, 1.0, NAN]),
         ("test_fraction", [-0.1, 1.0, NAN]),
         ("validation_fraction", [0.0, -0.1, 0.95, 1.0, NAN]),
         ("state_reset", [-0.1, 1.0, NAN]),

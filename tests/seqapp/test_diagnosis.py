@@ -14,6 +14,7 @@ from seqapp.diagnosis import Diagnosis
 from seqapp.gradient_flow import Flow
 
 T = 100
+GATES, HOLD, ATTEND = "--cell gru --memory 100", "--activation relu --initialization identity", "--attention"
 
 
 def fading(rate: float, timesteps: int = T) -> Any:
@@ -76,14 +77,17 @@ def test_layers_count_together() -> None:
 @pytest.mark.parametrize(
     ("settings", "rate", "later", "remedies"),
     [
-        ({"cell": "plain"}, 0.5, 0.5, ["--cell gru --memory 100", "--activation relu --initialization identity"]),
-        ({"cell": "lstm"}, 0.5, 0.5, ["--memory 100"]),
-        ({"cell": "lstm"}, 0.5, None, ["--memory 100"]),
-        ({"cell": "gru"}, 0.5, 0.9, ["--memory 100"]),
-        ({"cell": "gru", "memory": 100}, 0.5, 0.5, []),
-        ({"cell": "plain", "activation": "relu", "initialization": "identity"}, 0.5, 0.5, ["--cell gru --memory 100"]),
+        ({"cell": "plain"}, 0.5, 0.5, [GATES, HOLD, ATTEND]),
+        ({"cell": "lstm"}, 0.5, 0.5, ["--memory 100", ATTEND]),
+        ({"cell": "lstm"}, 0.5, None, ["--memory 100", ATTEND]),
+        ({"cell": "gru"}, 0.5, 0.9, ["--memory 100", ATTEND]),
+        ({"cell": "gru", "attention": True}, 0.5, 0.9, ["--memory 100"]),
+        ({"cell": "gru", "memory": 100}, 0.5, 0.5, [ATTEND]),
+        ({"task": "next-word", "cell": "gru"}, 0.5, None, ["--memory 100"]),
+        ({"task": "translate", "cell": "gru"}, 0.5, None, ["--memory 100"]),
+        ({"cell": "plain", "activation": "relu", "initialization": "identity"}, 0.5, 0.5, [GATES, ATTEND]),
         ({"task": "next-word", "bptt": 200}, 0.999, None, []),
-        ({"cell": "mine:Cell"}, 0.5, 0.5, ["--cell gru --memory 100"]),
+        ({"cell": "mine:Cell"}, 0.5, 0.5, [GATES, ATTEND]),
         (
             {"cell": "plain", "clip_norm": 2.0, "initialization": "identity", "learning_rate": 0.01},
             2.0,
@@ -99,8 +103,9 @@ def test_remedies_are_flags(settings: Any, rate: float, later: float | None, rem
 
 
 def test_a_plain_cell_is_advised_to_hold_only_what_it_was_seen_to_hold() -> None:
-    (only,) = diagnosis(fading(0.5, 600), fading(0.5, 600), cell="plain").remedies()
-    assert only.startswith("--cell gru --memory 600: ")
+    gates, attend = diagnosis(fading(0.5, 600), fading(0.5, 600), cell="plain").remedies()
+    assert gates.startswith("--cell gru --memory 600: ")
+    assert attend.startswith(f"{ATTEND}: ")
 
 
 def test_idle_units_have_a_remedy() -> None:
@@ -122,7 +127,7 @@ def test_table() -> None:
     assert words.startswith(
         "The gradient vanishes: it is faint beyond 44 of 100 timesteps, and after a short practice beyond 7."
     )
-    assert [remedy.split()[0] for remedy in remedies] == ["--cell", "--activation"]
+    assert [remedy.split()[0] for remedy in remedies] == ["--cell", "--activation", "--attention:"]
 
 
 def test_json_has_all_figures() -> None:

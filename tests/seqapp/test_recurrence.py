@@ -180,6 +180,47 @@ def test_training_on_sequences_of_any_length_is_the_same_network(name: str, time
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4, equal_nan=False)
 
 
+@pytest.mark.parametrize("name", ["plain", "lstm", "gru", "cifg", "mingru", "attention"])
+@pytest.mark.parametrize("timesteps", [T, None, 2 * CHUNK + 3])
+def test_training_is_the_same_network_with_remedies(name: str, timesteps: int | None) -> None:
+    kind = CELLS[name]
+    cell = randomized(kind(F, normalized=kind.multiplies, learned_start=True, residual=True))
+    cell.set_weights([weight / 2 for weight in cell.get_weights()])  # or rounding would grow
+    layer, x = Recurrence(cell), inputs(timesteps or 17)
+    trained = tf.function(lambda x: layer(x, training=True), input_signature=[tf.TensorSpec([None, timesteps, F])])
+    for found, wanted in zip(trained(x), layer(x), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4, equal_nan=False)
+
+
+@pytest.mark.parametrize("name", ["plain", "lstm", "gru", "cifg"])
+def test_zoneout_keeps_each_number_of_a_state_or_none_of_it(name: str) -> None:
+    """In each timestep others, as often as it says; afterwards what it does is what it does on average."""
+    cell = randomized(CELLS[name](U, zoneout=0.25))
+    layer, x, states = Recurrence(cell, seed=3), inputs(400), states_for(cell)
+    output, *_ = layer(x, initial_state=states, training=True)
+    same = np.asarray(output[:, 1:] == output[:, :-1])
+    assert abs(same.mean() - 0.25) < 0.02
+    assert abs((same[:, 1:] & same[:, :-1]).mean() - 0.25**2) < 0.02
+    assert not same.all(axis=(0, 1)).any()
+    assert cell.kept is None
+    assert np.abs(layer(x, initial_state=states, training=True)[0] - output).max() > 0.1, "drawn anew for each pass"
+    whole = CELLS[name](U)
+    whole.build((None, F))
+    whole.set_weights(cell.get_weights())
+    (_, after), (_, new) = (step(x[:, 0], states) for step in (cell, whole))
+    for found, old, now in zip(after, states, new, strict=True):
+        np.testing.assert_allclose(found, 0.25 * old + 0.75 * now, rtol=1e-5, atol=1e-6)
+
+
+def test_zoneout_and_dropout_on_the_recurrence_at_once_train() -> None:
+    cell = randomized(GRUCell(U, zoneout=0.1))
+    layer, x = Recurrence(cell, 0.3, seed=3), tf.constant(inputs())
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(x, training=True)[0] ** 2)
+    assert all(np.isfinite(gradient).all() for gradient in tape.gradient(loss, cell.trainable_weights))
+    assert cell.kept is None and cell.recurrent_mask is None
+
+
 @pytest.mark.parametrize(
     ("timesteps", "size"), [(1, 1), (7, 7), (16, 16), (32, 16), (37, CHUNK), (100, 20), (128, 16), (1020, 20), (None, 10)]
 )
