@@ -108,6 +108,11 @@ def slices(arrays: Any, count: int) -> Any:
     return tf.data.Dataset.from_tensor_slices(arrays).with_options(_without_autotune())
 
 
+def at_once(batches: int) -> int:
+    """How many batches `fit` may hand over in one call, of those wished for: JAX would compile them one behind the other."""
+    return batches if engine() == "tensorflow" else 1
+
+
 def keep_memory() -> None:
     """Keeps memory that was freed, for the next training step to take: TensorFlow asks for each large tensor anew, and glibc
     would have the kernel take it back and fill it with zeros each time, which can cost half of a training step.

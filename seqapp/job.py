@@ -107,7 +107,8 @@ def practise(study: Study, task: Drawn, config: Config) -> None:
     parts = replace(config.data, validation_fraction=0.01, test_fraction=0.0)
     for layer in layers_of(study.model).values():
         layer.chunk = 4  # a graph that is traced in a second
-    study.learner.compile(optimizer_of(config.training, study.learner), study.loss)
+    optimizer = optimizer_of(config.training, study.learner)
+    study.learner.compile(optimizer, study.loss, steps_per_execution=backend.at_once(PRACTICE // 7))
     study.learner.fit(task.study(replace(config, long_range=short, data=parts)).batches(0, 0), shuffle=False, verbose=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +15,16 @@ SAVED = 7  # batches of the second epoch before the checkpoint
 
 
 class Interrupted(Trainer):
-    """Saves a checkpoint after seven batches of the second epoch, and is stopped three batches later."""
+    """Saves a checkpoint after seven batches of the second epoch or a few more, and is stopped three batches later."""
+
+    is_saved = False
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         super().on_train_batch_end(batch, logs)
-        if self.progress.epoch == 1 and self.progress.batch == SAVED:
+        if self.progress.epoch == 1 and self.progress.batch >= SAVED and not self.is_saved:
             self.save()
-        if self.progress.epoch == 1 and self.progress.batch == SAVED + 3:
+            self.is_saved = True
+        if self.progress.epoch == 1 and self.progress.batch >= SAVED + 3:
             raise KeyboardInterrupt
 
 
@@ -30,7 +34,8 @@ def resumed(begin: Callable[[type[Trainer]], Trainer], per_epoch: int) -> Traine
         begin(Interrupted).train()
     second = begin(Trainer)
     second.restore()
-    assert (second.progress.epoch, second.progress.batch, second.progress.step) == (1, SAVED, per_epoch + SAVED)
+    saved = math.ceil(SAVED / second.at_once) * second.at_once
+    assert (second.progress.epoch, second.progress.batch, second.progress.step) == (1, saved, per_epoch + saved)
     second.train()
     return second
 

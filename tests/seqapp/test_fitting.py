@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ import tensorflow as tf
 
 from seqapp.cells import LSTMCell
 from seqapp.config import TrainingConfig
-from seqapp.fitting import Trainer
+from seqapp.fitting import Trainer, batches_at_once
 from seqapp.model import SequenceModel
 from seqapp.run import Run
 from seqapp.step import KerasStepper
@@ -97,6 +98,44 @@ class TestReproducible:
         assert_same_training(second, whole)
         for a, b in zip(loaded(second).get_weights(), loaded(whole).get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+class TestManyAtOnce:
+    """Twelve batches in an epoch, five in a call of the engine: the last call has two."""
+
+    @pytest.fixture(autouse=True)
+    def five(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("seqapp.fitting.SAMPLES", 2)
+        monkeypatch.setattr("seqapp.fitting.AT_ONCE", 5)
+
+    def test_each_batch_counts_once(self, tmp_path: Path) -> None:
+        trainer = make(tmp_path / "run", eager=False, checkpoint_seconds=0.0)
+        assert trainer.at_once == 5
+        trainer.train()
+        assert [row["windows"] for row in trainer.progress.history] == [PER_EPOCH, PER_EPOCH]
+        assert trainer.progress.step == 2 * PER_EPOCH
+        assert [point["step"] for point in trainer.progress.curve] == [10, 22]
+        one = make(tmp_path / "one", eager=False)
+        one.learner.compile(one.learner.optimizer, one.study.loss)
+        one.train()
+        for row, alone in zip(trainer.progress.history, one.progress.history, strict=True):
+            # The rates of a schedule that is as short as this differ within five batches.
+            np.testing.assert_allclose(row["training_nats"], alone["training_nats"], rtol=0.05)
+
+    def test_resuming_in_the_middle_of_an_epoch(self, tmp_path: Path) -> None:
+        whole = make(tmp_path / "whole", eager=False)
+        whole.train()
+        assert_same_training(resumed(lambda kind: make(tmp_path / "resumed", kind, eager=False), PER_EPOCH), whole)
+
+
+@pytest.mark.parametrize(
+    ("per_epoch", "units", "targets", "expected"), [(1000, 6, 64, 10), (320, 6, 64, 6), (40, 6, 64, 1), (1000, 600, 6400, 1)]
+)
+def test_batches_at_once(per_epoch: int, units: int, targets: int, expected: int) -> None:
+    """As many as leave fifty points of a learning curve, and the engine not busy for long."""
+    learner = SimpleNamespace(count_params=lambda: 12 * units**2)
+    study: Any = SimpleNamespace(learner=learner, per_epoch=per_epoch, targets=lambda batches: batches * targets)
+    assert batches_at_once(study) == expected
 
 
 def test_another_seed_is_another_training(tmp_path: Path) -> None:
