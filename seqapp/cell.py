@@ -14,6 +14,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from seqapp import backend
+
 Tensor = Any
 States = list[Any]
 Shape = tuple[Any, ...]
@@ -29,7 +31,7 @@ INITIALIZATIONS = {
 
 @dataclass(frozen=True)
 class Product:
-    """One of the two matrix products of a step: rows (..., F) -> (..., gates·U), or with axis 0 columns (F, N) -> (gates·U, N).
+    """One of the two matrix products of a step: rows (..., F) -> (..., gates·U), or columns (F, N) -> (gates·U, N).
 
     Where there is a `gain` (gates·U,), the product is normalized, over all gates at once, before `bias` (gates·U,) is added.
     """
@@ -37,20 +39,24 @@ class Product:
     kernel: Tensor
     bias: Tensor | None = None
     gain: Tensor | None = None
-    axis: int = -1
+    turned: Tensor | None = None  # the kernel (gates·U, F) of columns
 
     def __call__(self, x: Tensor) -> Tensor:
-        product = ops.matmul(self.kernel, x) if self.axis == 0 else ops.matmul(x, self.kernel)
+        if self.turned is None:
+            axis, product = -1, ops.matmul(x, self.kernel)
+        else:
+            axis, product = 0, backend.multiplied(self.turned, self.kernel, x)
         if self.gain is not None:
-            centred = product - ops.mean(product, axis=self.axis, keepdims=True)
-            variance = ops.mean(centred * centred, axis=self.axis, keepdims=True)
+            centred = product - ops.mean(product, axis=axis, keepdims=True)
+            variance = ops.mean(centred * centred, axis=axis, keepdims=True)
             product = centred * ops.rsqrt(variance + EPSILON) * self.gain
         return product if self.bias is None else product + self.bias
 
     def in_columns(self) -> Product:
         """The same of columns, made of rows."""
         bias, gain = (None if part is None else part[:, None] for part in (self.bias, self.gain))
-        return Product(ops.transpose(self.kernel), bias, gain, 0)
+        # The kernel itself is there for a gradient alone; stopped, it is read once, and not by each gradient in a loop.
+        return Product(ops.stop_gradient(self.kernel), bias, gain, ops.transpose(self.kernel))
 
 
 class Cell(keras.layers.Layer):

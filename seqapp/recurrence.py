@@ -132,7 +132,7 @@ class Columns:
         self.mask = None if cell.recurrent_mask is None else ops.transpose(cell.recurrent_mask)
 
     def call(self, x: Tensor, states: States) -> tuple[Tensor, States]:
-        features, timesteps = self.project.kernel.shape[1], x.shape[1]
+        features, timesteps = self.project.kernel.shape[0], x.shape[1]
         columns = ops.reshape(ops.transpose(x[..., :features], (2, 1, 0)), (features, -1))
         outputs = []
         for t, now in enumerate(ops.split(self.project(columns), timesteps, axis=1)):
