@@ -84,6 +84,7 @@ def aligned(path: Path) -> None:
 MAKERS: dict[str, Callable[[Path], None]] = {
     "recipes": recipes,
     "tinyshakespeare.txt": text,
+    "large.txt": text,
     "reviews.tsv": reviews,
     "mnist1d": series_with_classes,
     "JSB_Chorales.mat": chorales,
