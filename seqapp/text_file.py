@@ -67,13 +67,16 @@ def decoded(file: BinaryIO, name: str, begin: int = 0) -> Iterator[tuple[int, st
         UsageError: it is binary or not UTF-8, or, read from its first byte on, empty.
     """
     file.seek(begin)
-    place, empty = begin, begin == 0
-    for content in _parted(file):
+    place, empty, contents = begin, begin == 0, _parted(file)
+    binary = UsageError(f"{name} is a binary file: give a UTF-8 text file, or a folder of them.")
+    for content in contents:
         if b"\0" in content:
-            raise UsageError(f"{name} is a binary file: give a UTF-8 text file, or a folder of them.")
+            raise binary
         try:
             text = content.decode("utf-8")
         except UnicodeDecodeError as error:
+            if any(b"\0" in more for more in contents):
+                raise binary from None
             raise UsageError(
                 f"{name} is not UTF-8 (byte {place + error.start} is 0x{content[error.start]:02x}): "
                 "convert it, for instance with `iconv -f ISO-8859-1 -t UTF-8`."

@@ -70,6 +70,7 @@ def test_a_stretch_without_space_is_one_piece(tmp_path: Path, monkeypatch: pytes
         (b" \n \r\n\t ", ["text.txt is empty"]),
         (b"\xef\xbb\xbf", ["text.txt is empty"]),
         (b"one two \n a\0b c", ["text.txt is a binary file"]),
+        (b"caf\xe9 one two\n a\0b c", ["text.txt is a binary file"]),
         (b"one two caf\xe9 three", ["text.txt is not UTF-8 (byte 11 is 0xe9): convert it"]),
         (b"\xef\xbb\xbfone two caf\xe9 three", ["text.txt is not UTF-8 (byte 14 is 0xe9): convert it"]),
         (b"a b\r\nc\r\nd \xf0\x9f\x98", ["text.txt is not UTF-8 (byte 10 is 0xf0)"]),
