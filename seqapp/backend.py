@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
-import operator
 import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 TRIED = 8  # batches that Keras may ask for twice: on a GPU it takes three or so ahead
+AT_ONCE = 32  # batches that are read together
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
 
@@ -97,15 +97,31 @@ def batches(make: Callable[[], Iterator[Any]], signature: Any, count: int) -> An
     return data.apply(tf.data.experimental.assert_cardinality(count)).with_options(_without_autotune())
 
 
-def slices(arrays: Any, count: int) -> Any:
-    """Batches that lie one behind the other in arrays (batches, ...), for one call of `fit`."""
+def slices(read: Callable[[int, int], Any], signature: Any, count: int) -> Any:
+    """As `batches`, where a function reads those from one number up to another, one behind the other in arrays (n, ...).
+
+    It reads `AT_ONCE` of them: a call for each would cost some percent of the time where a batch is learnt in milliseconds. Nor
+    is it called by `from_generator`, with which TensorFlow 2.21 takes back what `keep_memory` asks for.
+    """
     import keras
 
+    def part(first: int) -> Any:
+        return read(int(first), min(int(first) + AT_ONCE, count))
+
     if engine() != "tensorflow":
-        return counted((keras.tree.map_structure(operator.itemgetter(i), arrays) for i in range(count)), count)
+        parts = (zip(*keras.tree.flatten(part(first)), strict=True) for first in range(0, count, AT_ONCE))
+        return counted((keras.tree.pack_sequence_as(signature, batch) for some in parts for batch in some), count)
     import tensorflow as tf
 
-    return tf.data.Dataset.from_tensor_slices(arrays).with_options(_without_autotune())
+    kinds = keras.tree.flatten(signature)
+
+    def tensors(first: Any) -> Any:
+        made = tf.numpy_function(lambda i: keras.tree.flatten(part(i)), [first], [x.dtype for x in kinds])
+        shaped = [tf.ensure_shape(value, [None, *x.shape]) for value, x in zip(made, kinds, strict=True)]
+        return keras.tree.pack_sequence_as(signature, shaped)
+
+    data = tf.data.Dataset.range(0, count, AT_ONCE).map(tensors).unbatch()
+    return data.apply(tf.data.experimental.assert_cardinality(count)).with_options(_without_autotune())
 
 
 def multiplied(kernel: Any, turned: Any, x: Any) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,56 +14,71 @@ from seqapp.errors import UsageError
 Tokens = NDArray[np.int32]
 
 
-def stream_of(documents: Sequence[Tokens]) -> Tokens:
-    """One document after the other: (N,)."""
-    return np.concatenate(documents).astype(np.int32)
-
-
 @dataclass(frozen=True)
 class Windows:
     """A training split cut into batches of B rows and T timesteps, row b of each batch continuing row b of the one before.
 
     Each epoch strings the documents together in a new order (a single one: starts it at a new place), puts `end` in front and
     cuts the stream into B rows. What does not fill the last window is left out of that epoch. The order depends on the seed
-    and the epoch alone, so that training can resume at any batch of any epoch.
+    and the epoch alone, so that training can resume at any batch of any epoch. No more of the tokens is read than the batches
+    that are asked for.
+
+    Attributes:
+        tokens: of one document after the other (N,).
+        lengths: tokens of each document.
     """
 
-    documents: Sequence[Tokens]
+    tokens: Tokens
+    lengths: Sequence[int]
     end: int
     batch_size: int
     timesteps: int
     seed: int
 
     @classmethod
-    def fit_to(cls, documents: Sequence[Tokens], end: int, batch_size: int, timesteps: int, seed: int) -> Windows:
+    def fit_to(cls, tokens: Tokens, lengths: Sequence[int], end: int, batch_size: int, timesteps: int, seed: int) -> Windows:
         """Windows of a corpus that may be too small to fill all the rows asked for.
 
         Raises:
             UsageError: it does not fill a single window.
         """
-        count = sum(map(len, documents))
-        if count < timesteps:
+        if len(tokens) < timesteps:
             raise UsageError(
-                f"The training split has {count} tokens, fewer than one window of --bptt {timesteps}: "
+                f"The training split has {len(tokens)} tokens, fewer than one window of --bptt {timesteps}: "
                 "give more text, or a smaller --bptt."
             )
-        return cls(documents, end, min(batch_size, count // timesteps), timesteps, seed)
+        return cls(tokens, lengths, end, min(batch_size, len(tokens) // timesteps), timesteps, seed)
 
     @property
     def per_epoch(self) -> int:
         """Batches in an epoch."""
-        return sum(map(len, self.documents)) // (self.batch_size * self.timesteps)
+        return len(self.tokens) // (self.batch_size * self.timesteps)
 
-    def batches(self, epoch: int, start: int = 0) -> tuple[Tokens, Tokens]:
-        """Inputs and targets of an epoch from batch `start` on, both (batches, B, T)."""
+    def reader(self, epoch: int) -> Callable[[int, int], tuple[Tokens, Tokens]]:
+        """A function that reads the batches of an epoch from one up to another: inputs and targets, both (n, B, T)."""
+        ends, shifts = self._order(epoch)
+        rows = np.arange(self.batch_size)[:, None] * self.per_epoch * self.timesteps
+
+        def batches(first: int, end: int) -> tuple[Tokens, Tokens]:
+            # Of each row the targets, and the token before them.
+            places = rows + np.arange(first * self.timesteps - 1, end * self.timesteps)
+            read = self.tokens[places + shifts[np.searchsorted(ends, places, side="right")]]
+            read[places < 0] = self.end
+            shape = (self.batch_size, end - first, self.timesteps)
+            return read[:, :-1].reshape(shape).swapaxes(0, 1), read[:, 1:].reshape(shape).swapaxes(0, 1)
+
+        return batches
+
+    def _order(self, epoch: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Where each document ends in the stream of an epoch, and how much farther on its tokens stand in `tokens`."""
         rng = np.random.default_rng([self.seed, epoch])
-        if len(self.documents) == 1:
-            stream = np.roll(self.documents[0], -int(rng.integers(len(self.documents[0]))))
+        lengths = np.array(self.lengths)
+        begins = np.cumsum(lengths) - lengths
+        if len(lengths) == 1:
+            first = int(rng.integers(lengths[0]))
+            begins, lengths = np.array([first, 0]), np.array([lengths[0] - first, first])
         else:
-            stream = stream_of([self.documents[i] for i in rng.permutation(len(self.documents))])
-        inputs = np.r_[np.int32(self.end), stream[:-1]]
-        return self._cut(inputs)[start:], self._cut(stream)[start:]
-
-    def _cut(self, stream: Tokens) -> Tokens:
-        shape = (self.batch_size, self.per_epoch, self.timesteps)
-        return stream[: math.prod(shape)].reshape(shape).swapaxes(0, 1)
+            order = rng.permutation(len(lengths))
+            begins, lengths = begins[order], lengths[order]
+        ends = np.cumsum(lengths)
+        return ends, begins - (ends - lengths)

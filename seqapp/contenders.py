@@ -184,7 +184,9 @@ def _fitted(learner: Any, shape: Shape) -> Work:
 
     def work(times: int) -> None:
         arrays = tuple(part.reshape(times, shape.batch_size, -1) for part in shape.streams(times))
-        learner.fit(backend.slices(arrays, times), shuffle=False, verbose=0)
+        kinds = tuple(keras.KerasTensor(part.shape[1:], part.dtype) for part in arrays)
+        data = backend.slices(lambda first, end: tuple(part[first:end] for part in arrays), kinds, times)
+        learner.fit(data, shuffle=False, verbose=0)
 
     return work
 

@@ -6,21 +6,27 @@ A document is what a split must not tear apart: a conversation, or a file of a f
 from __future__ import annotations
 
 import hashlib
+import io
+from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from seqapp.config import DataConfig
 from seqapp.errors import UsageError, need
+from seqapp.text_file import TextFile, decoded
+
+Text = str | TextFile  # of either, "".join makes the whole
 
 
 @dataclass(frozen=True)
 class Split:
-    """Documents, part by part."""
+    """Documents, part by part: texts, or files that are read when their turn comes."""
 
-    train: list[str]
-    validation: list[str]
-    test: list[str]
+    train: list[Text]
+    validation: list[Text]
+    test: list[Text]
 
 
 def turns() -> list[list[list[str]]]:
@@ -43,11 +49,7 @@ def read_text(path: Path) -> str:
     Raises:
         UsageError: the file cannot be read, is empty, binary, or not UTF-8.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): change its permissions, or leave it out.") from None
-    return checked_text(content, str(path))
+    return "".join(TextFile(path))
 
 
 def checked_text(content: bytes, path: str) -> str:
@@ -56,35 +58,33 @@ def checked_text(content: bytes, path: str) -> str:
     Raises:
         UsageError: it is empty, binary, or not UTF-8.
     """
-    if b"\0" in content:
-        raise UsageError(f"{path} is a binary file: give a UTF-8 text file, or a folder of them.")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{path} is not UTF-8 (byte {error.start} is 0x{content[error.start]:02x}): "
-            "convert it, for instance with `iconv -f ISO-8859-1 -t UTF-8`."
-        ) from None
-    if not text.strip():
-        raise UsageError(f"{path} is empty: give a UTF-8 text file, or a folder of them.")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(text for _, text in decoded(io.BytesIO(content), path))
 
 
 def read_files(path: Path) -> dict[str, str]:
-    """The text of every file under `path` by its name within it, or of the one file `path` is. Hidden files are left out.
+    """The text of each of the `files`.
 
     Raises:
-        UsageError: nothing there, no file in it, or a file that is not text.
+        UsageError: there is none, or one is not text.
+    """
+    return {name: "".join(file) for name, file in files(path).items()}
+
+
+def files(path: Path) -> dict[str, TextFile]:
+    """Every file under `path` by its name within it, or the one file `path` is. Hidden files are left out.
+
+    Raises:
+        UsageError: nothing there, or no file in it.
     """
     if path.is_file():
-        return {path.name: read_text(path)}
+        return {path.name: TextFile(path)}
     if not path.exists():
         raise UsageError(f"There is no {path}: give a UTF-8 text file, or a folder of them.")
     names = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
-    texts = {name.as_posix(): read_text(path / name) for name in names if not any(part.startswith(".") for part in name.parts)}
-    if not texts:
+    found = {name.as_posix(): TextFile(path / name) for name in names if not any(part.startswith(".") for part in name.parts)}
+    if not found:
         raise UsageError(f"The folder {path} holds no file: give one with UTF-8 text files in it.")
-    return texts
+    return found
 
 
 def load(config: DataConfig, whole_lines: bool) -> Split:
@@ -99,12 +99,12 @@ def load(config: DataConfig, whole_lines: bool) -> Split:
     if config.data is None:
         split = split_by_hash(((text, text) for text in conversations()), config.validation_fraction, config.test_fraction)
     else:
-        texts = read_files(Path(config.data))
-        if len(texts) == 1:
-            (text,) = texts.values()
-            split = split_by_position(text, config.validation_fraction, config.test_fraction, whole_lines)
+        found = files(Path(config.data))
+        if len(found) == 1:
+            (file,) = found.values()
+            split = split_by_position(file, config.validation_fraction, config.test_fraction, whole_lines)
         else:
-            split = split_by_hash(texts.items(), config.validation_fraction, config.test_fraction)
+            split = split_by_hash(found.items(), config.validation_fraction, config.test_fraction)
     return complete(split, config, "Give more text, or one file, which is split by position,")
 
 
@@ -123,7 +123,7 @@ def complete(split: Split, config: DataConfig, advice: str) -> Split:
     return split
 
 
-def split_by_hash(documents: Iterable[tuple[str, str]], validation: float, test: float) -> Split:
+def split_by_hash(documents: Iterable[tuple[str, Text]], validation: float, test: float) -> Split:
     """Puts each (key, text) where the SHA-256 of its key says, so that adding one moves no other."""
     parts = Split([], [], [])
     for key, text in documents:
@@ -133,10 +133,34 @@ def split_by_hash(documents: Iterable[tuple[str, str]], validation: float, test:
     return parts
 
 
-def split_by_position(text: str, validation: float, test: float, whole_lines: bool) -> Split:
-    """Cuts one text into its first part for training, the next for validation and the last for the test."""
-    cuts = [int(len(text) * (1 - validation - test) + 1e-6), int(len(text) * (1 - test) + 1e-6)]
+def split_by_position(file: TextFile, validation: float, test: float, whole_lines: bool) -> Split:
+    """Cuts one text into its first part for training, the next for validation and the last for the test.
+
+    Raises:
+        UsageError: it cannot be read, or is no text.
+    """
+    begins, length = [(0, 0)], 0  # of each piece: characters before it, and its byte
+    for byte, piece in file.pieces():
+        begins.append((length, byte))
+        length += len(piece)
+
+    def rest(cut: int) -> TextFile:
+        before, byte = begins[bisect_right(begins, cut, key=lambda begin: begin[0]) - 1]
+        return TextFile(file.path, byte, cut - before)
+
+    cuts = [int(length * (1 - validation - test) + 1e-6), int(length * (1 - test) + 1e-6)]
     if whole_lines:
-        cuts = [text.find("\n", cut) + 1 or len(text) for cut in cuts]
-    parts = (text[: cuts[0]], text[cuts[0] : cuts[1]], text[cuts[1] :])
-    return Split(*([part] if part.strip() else [] for part in parts))
+        cuts = [cut + _first_line(rest(cut)) for cut in cuts]
+    parts = [replace(rest(a), length=b - a) for a, b in pairwise([0, *cuts, length])]
+    kept: list[list[Text]] = [[part] if any(piece.strip() for piece in part) else [] for part in parts]
+    return Split(*kept)
+
+
+def _first_line(text: Iterable[str]) -> int:
+    """Characters in the first line of a text that comes in pieces, the newline included."""
+    length = 0
+    for piece in text:
+        if end := piece.find("\n") + 1:
+            return length + end
+        length += len(piece)
+    return length

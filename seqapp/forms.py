@@ -8,12 +8,12 @@ document, the last one each of its turns.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from seqapp import conversations, corpus, recipes
 from seqapp.config import Config
-from seqapp.corpus import Split
+from seqapp.corpus import Split, Text
 from seqapp.errors import UsageError
 from seqapp.vocabulary import plain
 
@@ -35,7 +35,7 @@ def load(config: Config, unit: str) -> Split:
     return corpus.complete(split, d, f"Give more {form}s,")
 
 
-def documents(form: str, data: str | None) -> tuple[list[tuple[str, str]], list[str]]:
+def documents(form: str, data: str | None) -> tuple[Sequence[tuple[str, Text]], list[str]]:
     """The documents of a file or folder, each as a key and its text with symbols, and why some files were left out.
 
     Raises:
@@ -49,7 +49,7 @@ def documents(form: str, data: str | None) -> tuple[list[tuple[str, str]], list[
     if form == "conversation":
         talks = corpus.turns() if data is None else conversations.read(Path(data))
         return [("".join(f"{line}\n" for turn in talk for line in turn), of_turns(talk)) for talk in talks], []
-    return [(name, text) for name, text in corpus.read_files(Path(data or "")).items()], []
+    return list(corpus.files(Path(data or "")).items()), []
 
 
 def of_turns(talk: Iterable[Iterable[str]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -13,17 +13,19 @@ import numpy as np
 
 from seqapp import forms
 from seqapp.config import NOTHING, Config, DataConfig, ModelConfig, TrainingConfig
-from seqapp.corpus import Split
+from seqapp.corpus import Split, Text
 from seqapp.decoding import beam, sample
 from seqapp.errors import UsageError
 from seqapp.generate import Wish
 from seqapp.predict import Prediction, refuse_nothing, text_of
 from seqapp.report import Report
 from seqapp.run import Run
-from seqapp.scoring import Metrics, Tokens, baselines, metrics, score_all, unknown_fraction
+from seqapp.scoring import COUNTED, Metrics, Tokens, baselines, metrics, score_all, unknown_fraction
 from seqapp.step import KerasStepper, Stepper, log_softmax
 from seqapp.stream import Stream
 from seqapp.study import Study
+from seqapp.text_file import TextFile
+from seqapp.token_file import TokenFile
 from seqapp.turns import Turns, draw, table
 from seqapp.vocabulary import Vocabulary, plain
 
@@ -67,8 +69,8 @@ class NextToken:
             characters, model=replace(characters.model, dropout=0.0), training=replace(characters.training, epochs=2)
         )
 
-    def texts(self, config: Config, data: str | None) -> list[str]:
-        """The documents of a file or folder; tells people which files it leaves out.
+    def texts(self, config: Config, data: str | None) -> Sequence[Text]:
+        """The documents of a file or folder; tells people which files it leaves out. Running text is yet to be read.
 
         Raises:
             UsageError: they cannot be read.
@@ -89,7 +91,9 @@ class NextToken:
     def check_data(self, config: Config) -> None:
         # The default conversations need no look: they come with the package.
         if config.data.data or config.text.form == "recipe":
-            self.texts(config, config.data.data)
+            for text in self.texts(config, config.data.data):
+                if isinstance(text, TextFile):
+                    text.check()
 
     def study(self, config: Config) -> Study:
         from seqapp.token_study import TokenStudy
@@ -100,10 +104,10 @@ class NextToken:
         vocabulary, part = run.vocabulary, "data" if data else run.held_out
         streams = {name: run.tokens(name) for name in dict.fromkeys(("train", "validation", run.held_out))}
         if data:
-            numbers = [number for text in self.texts(run.config, data) for number in vocabulary.encode(text)]
-            if not numbers:
+            file = TokenFile(self.texts(run.config, data), vocabulary, vocabulary.numbers)
+            if not len(file):
                 raise UsageError(f"{data} holds no token: give a text with words in it.")
-            streams["data"] = np.asarray(numbers, np.int32)
+            streams["data"] = file.tokens
         known = run.kept_baselines(data)
         return lambda model: TokenReport.of(model, vocabulary, streams, part, known)
 
@@ -225,10 +229,11 @@ class TokenReport(Report):
     ) -> TokenReport:
         """Scores `part` and the validation stream, each from the zero state, beside the baselines on `part`, if not `known`."""
         names, end = list(dict.fromkeys(("validation", part))), vocabulary.end_number
-        scores = score_all(KerasStepper(model), [streams[name] for name in names], end)
         figures: dict[str, Metrics] = {}
         turns = {name: Turns.of(vocabulary, streams[name]) for name in names}
-        for name, (logs, ranks) in zip(names, scores, strict=True):
+        for name, (logs, ranks) in zip(
+            names, score_all(KerasStepper(model), [streams[name] for name in names], end), strict=True
+        ):
             figures[name] = metrics(logs, ranks, vocabulary.unit)
             figures[name]["unknown"] = unknown_fraction(streams[name], vocabulary.unknown_number)
             figures[name] |= turns[name].figures(logs)
@@ -251,6 +256,8 @@ class TokenReport(Report):
         best, value = self.strongest("perplexity")
         below = 1 - mine["perplexity"]["value"] / value
         lines.append(f"perplexity {abs(below):.1%} {'below' if below >= 0 else 'above'} {best}")
+        if any(row["discount"]["count"] == COUNTED for row in self.baselines.values()):
+            lines.append(f"the baselines were counted on the last {COUNTED:,} training tokens")
         return "\n".join([*lines, *table(rows)])
 
     def draw(self, folder: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Tokens = NDArray[np.integer[Any]]
 Floats = NDArray[np.float64]
+PART = 1 << 20  # tokens of a stream that are scored at once
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,17 @@ class KneserNey:
         return logs, ranks
 
     def _contexts(self, stream: Tokens, before: int) -> Iterator[tuple[tuple[int, ...], NDArray[np.intp]]]:
-        """Each context in a stream that follows the token `before`, and where the tokens stand that follow it."""
+        """Each context in a stream that follows the token `before`, and where the tokens stand that follow it.
+
+        A long stream goes part by part, each with its own: to sort all contexts at once takes many times their memory.
+        """
         width = len(self.levels)
-        padded = np.r_[np.full(width, before), stream]
-        contexts, group, counts = _distinct(np.lib.stride_tricks.sliding_window_view(padded, width + 1)[:, :width])
-        for context, where in zip(contexts, np.split(np.argsort(group, kind="stable"), np.cumsum(counts)[:-1]), strict=True):
-            yield tuple(map(int, context)), where
+        for first in range(0, len(stream), PART):
+            padded = np.r_[np.full(max(0, width - first), before), stream[max(0, first - width) : first + PART]]
+            contexts, group, counts = _distinct(np.lib.stride_tricks.sliding_window_view(padded, width + 1)[:, :width])
+            places = np.split(np.argsort(group, kind="stable"), np.cumsum(counts)[:-1])
+            for context, where in zip(contexts, places, strict=True):
+                yield tuple(map(int, context)), first + where
 
 
 def _distinct(grams: Tokens) -> tuple[Tokens, NDArray[np.intp], NDArray[np.intp]]:

@@ -86,10 +86,10 @@ class Run:
         return None if data or not (self.path / "metrics.json").exists() else self.metrics.get("baselines")
 
     def tokens(self, part: str) -> Any:
-        """The stream (N,) of `train`, `validation` or `test`."""
+        """The stream (N,) of `train`, `validation` or `test`, read through a memory map."""
         file = self.path / f"{part}_tokens.npy"
         try:
-            return np.load(file, allow_pickle=False)
+            return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
         except FileNotFoundError:
             raise UsageError(f"There is no {file}: restore it, or train again.") from None
         except (ValueError, EOFError, OSError) as error:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
-from seqapp import backend, forms
-from seqapp.batching import Tokens, Windows, stream_of
+from seqapp import backend, forms, token_file
+from seqapp.batching import Tokens, Windows
 from seqapp.carried import CarriedModel
 from seqapp.config import Config, TrainingConfig
 from seqapp.corpus import Split
@@ -21,18 +22,26 @@ from seqapp.next_token import TokenReport
 from seqapp.run import Run
 from seqapp.scoring import score_all
 from seqapp.step import KerasStepper
+from seqapp.token_file import CHUNK
 from seqapp.vocabulary import Vocabulary
 
 VALIDATION_STREAMS = 32
 
 
 class TokenStudy:
-    """See `seqapp.study.Study`; `streams` are the tokens (N,) of each part."""
+    """See `seqapp.study.Study`; `streams` are the tokens (N,) of each part, `lengths` those of each training document."""
 
-    def __init__(self, model: SequenceModel, vocabulary: Vocabulary, parts: dict[str, list[Tokens]], config: TrainingConfig):
-        self.model, self.vocabulary = model, vocabulary
-        self.streams = {name: stream_of(documents) for name, documents in parts.items()}
-        self.windows = Windows.fit_to(parts["train"], vocabulary.end_number, config.batch_size, config.bptt, config.seed)
+    def __init__(
+        self,
+        model: SequenceModel,
+        vocabulary: Vocabulary,
+        streams: dict[str, Tokens],
+        lengths: Sequence[int],
+        config: TrainingConfig,
+    ) -> None:
+        self.model, self.vocabulary, self.streams = model, vocabulary, streams
+        end, rows = vocabulary.end_number, config.batch_size
+        self.windows = Windows.fit_to(streams["train"], lengths, end, rows, config.bptt, config.seed)
         self.learner = CarriedModel(model, self.windows.batch_size, config.state_reset)
         self.loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self.stepper = KerasStepper(model)
@@ -42,17 +51,14 @@ class TokenStudy:
     @classmethod
     def of(cls, split: Split, unit: str, config: Config) -> TokenStudy:
         """The documents of each part, cut into tokens of a unit, and a model with new weights."""
-        symbols = forms.SYMBOLS[config.text.form]
-        vocabulary = Vocabulary.learn(split.train, unit, config.data.lower, config.data.min_count, symbols)
-        parts = {
-            name: [np.asarray(vocabulary.encode(text), np.int32) for text in texts]
-            for name, texts in dataclasses.asdict(split).items()
-            if texts
-        }
-        for name, documents in parts.items():
-            if not sum(map(len, documents)):
+        rule = Vocabulary.empty(unit, config.data.lower, forms.SYMBOLS[config.text.form])
+        vocabulary, files = token_file.learned(split, rule, config.data.min_count)
+        for name, file in files.items():
+            if not len(file):
                 raise UsageError(f"The {name} split holds no token: give more text, or change --{name}-fraction.")
-        return cls(build_model(config.model, len(vocabulary)), vocabulary, parts, config.training)
+        streams = {name: file.tokens for name, file in files.items()}
+        model = build_model(config.model, len(vocabulary))
+        return cls(model, vocabulary, streams, files["train"].lengths, config.training)
 
     unit = "nats per token"
     measure = "perplexity"
@@ -65,8 +71,9 @@ class TokenStudy:
         return self.windows.per_epoch
 
     def batches(self, epoch: int, start: int) -> Any:
-        inputs, targets = self.windows.batches(epoch, start)
-        return backend.slices((inputs, targets), len(inputs))
+        kind = keras.KerasTensor((self.windows.batch_size, self.windows.timesteps), "int32")
+        read = self.windows.reader(epoch)
+        return backend.slices(lambda first, end: read(start + first, start + end), (kind, kind), self.per_epoch - start)
 
     def begin_epoch(self) -> None:
         self.learner.reset_states()
@@ -84,13 +91,26 @@ class TokenStudy:
         self.vocabulary.save(run.path / "vocabulary.json")
         for name, stream in self.streams.items():
             np.save(run.path / f"{name}_tokens.npy", stream)
+        self._read_from(run)
 
     def check_same(self, run: Run) -> None:
         for name, stream in self.streams.items():
-            if not np.array_equal(run.tokens(name), stream):
+            if not _same(run.tokens(name), stream):
                 raise UsageError(
                     f"The {name} split is not the one {run.path} was begun with: restore the data, or start again."
                 )
+        self._read_from(run)
+
+    def _read_from(self, run: Run) -> None:
+        """Takes the tokens of a run for its own, which are the same: the temporary ones leave the disk."""
+        self.streams = {name: run.tokens(name) for name in self.streams}
+        self.windows = replace(self.windows, tokens=self.streams["train"])
 
     def report(self, model: Any, part: str) -> TokenReport:
         return TokenReport.of(model, self.vocabulary, self.streams, part)
+
+
+def _same(one: Tokens, other: Tokens) -> bool:
+    """Whether two streams are equal, of which no more than a part is in memory at a time."""
+    chunks = (slice(first, first + CHUNK) for first in range(0, len(one), CHUNK))
+    return len(one) == len(other) and all(np.array_equal(one[chunk], other[chunk]) for chunk in chunks)

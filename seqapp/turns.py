@@ -22,7 +22,7 @@ NOUNS = ("turn", "step")
 
 @dataclass(frozen=True)
 class Turns:
-    """Which turn of its document each token of a stream belongs to (N,), from 1; 0 where it belongs to none.
+    """Which turn of its document each token of a stream belongs to (N,), from 1; 0 where to none; (0,) without turns.
 
     A turn is its symbol and all that follows, up to the next turn or document; `noun` is what people call it.
     """
@@ -35,7 +35,7 @@ class Turns:
     def of(cls, vocabulary: Vocabulary, stream: Tokens) -> Self:
         """Those of a stream (N,); without symbols in the vocabulary, none."""
         if not vocabulary.symbols:
-            return cls("", np.zeros(len(stream), np.int64), 0)
+            return cls("", np.zeros(0, np.int64), 0)
         begin, *_, turn = vocabulary.symbol_numbers
         turns = np.cumsum(stream == turn)
         before = np.maximum.accumulate(np.where(stream == begin, turns, 0))

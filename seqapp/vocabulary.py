@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -74,9 +74,12 @@ class Vocabulary:
     def learn(cls, documents: Iterable[str], unit: str, lower: bool, min_count: int = 1, symbols: tuple[str, ...] = ()) -> Self:
         """The tokens that occur at least `min_count` times, the most frequent first; the symbols in any case."""
         rule = cls.empty(unit, lower, symbols)
-        counts = Counter(token for document in documents for token in rule.cut(document))
-        new = [token for token in counts if counts[token] >= min_count and token not in rule.tokens[1:]]
-        return replace(rule, tokens=(*rule.tokens, *sorted(new, key=lambda token: (-counts[token], token))))
+        return rule.of_counts(Counter(token for document in documents for token in rule.cut(document)), min_count)
+
+    def of_counts(self, counts: Mapping[str, int], min_count: int) -> Self:
+        """This rule with the tokens that were counted at least `min_count` times, the most frequent first."""
+        new = [token for token in counts if counts[token] >= min_count and token not in self.tokens[1:]]
+        return replace(self, tokens=(*self.tokens, *sorted(new, key=lambda token: (-counts[token], token))))
 
     @cached_property
     def _number(self) -> dict[str, int]:
@@ -104,6 +107,16 @@ class Vocabulary:
     def cut(self, text: str) -> list[str]:
         """The tokens of a text, known or not. Each line of words is closed by the end; of characters, the newline is one."""
         return self.prompt(text) if self.unit == "character" else self.prompt(text + "\n")
+
+    def cut_pieces(self, pieces: Iterable[str]) -> Iterator[list[str]]:
+        """The tokens of a text that comes in pieces, parted as `prompt` says: together those that `cut` has of the whole."""
+        in_line = False
+        for piece in pieces:
+            yield self.prompt(piece, in_line)
+            line = piece.rpartition("\n")[2]
+            in_line = self._pattern.search(self.normalized(line)) is not None or (in_line and line == piece)
+        if in_line and self.unit != "character":
+            yield [self.end]
 
     def normalized(self, text: str) -> str:
         text = unicodedata.normalize("NFC", text)

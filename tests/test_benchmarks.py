@@ -30,6 +30,10 @@ def text(path: Path) -> None:
     path.write_text(sentences(1500), "utf-8")
 
 
+def long_text(path: Path) -> None:
+    path.write_text(sentences(30_000), "utf-8")
+
+
 def recipes(path: Path) -> None:
     write_recipes(path, 300)
 
@@ -84,6 +88,7 @@ def aligned(path: Path) -> None:
 MAKERS: dict[str, Callable[[Path], None]] = {
     "recipes": recipes,
     "tinyshakespeare.txt": text,
+    "large.txt": long_text,
     "reviews.tsv": reviews,
     "mnist1d": series_with_classes,
     "JSB_Chorales.mat": chorales,

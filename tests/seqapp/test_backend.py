@@ -82,17 +82,41 @@ def made(count: int) -> Iterator[Any]:
         yield np.zeros((2, 3), np.float32), np.full((2, 1), i + 1, np.float32)
 
 
+def reader(arrays: Any) -> Any:
+    """Reads some of the batches in arrays, and never beyond the last."""
+
+    def read(first: int, end: int) -> Any:
+        assert first < end <= len(arrays[0])
+        return tuple(part[first:end] for part in arrays)
+
+    return read
+
+
 @pytest.mark.parametrize("count", [1, 5, 11])
-def test_fit_sees_each_batch_once_and_in_order(count: int) -> None:
+def test_fit_sees_each_batch_once_and_in_order(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "AT_ONCE", 2)
     wanted = [i / 2 for i in range(count)]  # the mean of 0 to i
-    kinds = keras.KerasTensor([None, 3]), keras.KerasTensor([None, 1])
+    kinds = keras.KerasTensor([2, 3]), keras.KerasTensor([2, 1])
     arrays = tuple(np.stack(part) for part in zip(*made(count), strict=True))
     for data in (
         backend.batches(lambda: made(count), kinds, count),
-        backend.slices(arrays, count),
+        backend.slices(reader(arrays), kinds, count),
         backend.counted(made(count), count),
     ):
         np.testing.assert_allclose(fitted(data), wanted)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_slices_for_another_engine(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "AT_ONCE", 2)
+    monkeypatch.setattr(backend, "engine", lambda: "jax")
+    kinds = keras.KerasTensor([2, 3]), keras.KerasTensor([2, 1])
+    arrays = tuple(np.stack(part) for part in zip(*made(count), strict=True))
+    data = backend.slices(reader(arrays), kinds, count)
+    assert len(data) == count
+    for i, wanted in enumerate(made(count)):
+        for part, other in zip(data[i], wanted, strict=True):
+            np.testing.assert_array_equal(part, other)
 
 
 def test_the_first_batches_are_there_again() -> None:

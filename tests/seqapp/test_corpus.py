@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from seqapp import text_file
 from seqapp.config import DataConfig
-from seqapp.corpus import Split, conversations, load, read_files, read_text, split_by_hash, split_by_position
+from seqapp.corpus import (
+    Split,
+    checked_text,
+    conversations,
+    load,
+    read_files,
+    read_text,
+    split_by_hash,
+    split_by_position,
+)
 from seqapp.errors import UsageError
+from seqapp.text_file import TextFile
 
 
 def parts(split: Split) -> list[list[str]]:
-    return [split.train, split.validation, split.test]
+    return [["".join(text) for text in part] for part in (split.train, split.validation, split.test)]
+
+
+@pytest.fixture
+def cut(tmp_path: Path) -> Callable[..., Split]:
+    """Splits a text by position, from a file."""
+
+    def cut(text: str, *settings: Any, **more: Any) -> Split:
+        (tmp_path / "cut.txt").write_bytes(text.encode())
+        return Split(*parts(split_by_position(TextFile(tmp_path / "cut.txt"), *settings, **more)))
+
+    return cut
 
 
 @pytest.fixture(scope="module")
@@ -66,29 +91,54 @@ def test_the_sha_256_of_the_key_decides() -> None:
 
 
 @pytest.mark.parametrize("length", [10, 1000, 99_990, 1_000_000])
-def test_the_position_split_is_exact(length: int) -> None:
+def test_the_position_split_is_exact(cut: Callable[..., Split], length: int) -> None:
     text = "".join(chr(97 + i % 26) for i in range(length))
-    split = split_by_position(text, 0.1, 0.0, whole_lines=False)
+    split = cut(text, 0.1, 0.0, whole_lines=False)
     assert split == Split([text[: length * 9 // 10]], [text[length * 9 // 10 :]], [])
-    split = split_by_position(text, 0.05, 0.05, whole_lines=False)
+    split = cut(text, 0.05, 0.05, whole_lines=False)
     assert "".join(part[0] for part in parts(split) if part) == text
     if length >= 1000:
         cuts = length * 18 // 20, length * 19 // 20
         assert split == Split([text[: cuts[0]]], [text[cuts[0] : cuts[1]]], [text[cuts[1] :]])
 
 
-def test_whole_lines_are_kept() -> None:
+def test_whole_lines_are_kept(cut: Callable[..., Split]) -> None:
     text = "".join(f"line {i}\n" for i in range(50))
-    split = split_by_position(text, 0.2, 0.2, whole_lines=True)
+    split = cut(text, 0.2, 0.2, whole_lines=True)
     assert "".join(part[0] for part in parts(split)) == text
     assert all(part[0].endswith("\n") for part in parts(split))
     assert [part[0].count("\n") for part in parts(split)] == pytest.approx([30, 10, 10], abs=2)
 
 
-def test_a_last_line_without_an_end_is_kept() -> None:
+def test_a_last_line_without_an_end_is_kept(cut: Callable[..., Split]) -> None:
     text = "a b c\n" * 8 + "the last of all lines"
-    split = split_by_position(text, 0.2, 0.2, whole_lines=True)
+    split = cut(text, 0.2, 0.2, whole_lines=True)
     assert "".join(part[0] for part in parts(split) if part) == text
+
+
+def in_memory(text: str, validation: float, test: float, whole_lines: bool) -> Split:
+    """The split by position of a text that is there as a whole."""
+    cuts = [int(len(text) * (1 - validation - test) + 1e-6), int(len(text) * (1 - test) + 1e-6)]
+    if whole_lines:
+        cuts = [text.find("\n", cut) + 1 or len(text) for cut in cuts]
+    parts = (text[: cuts[0]], text[cuts[0] : cuts[1]], text[cuts[1] :])
+    return Split(*([part] if part.strip() else [] for part in parts))
+
+
+@pytest.mark.parametrize("block", [1, 3, 16, 1000])
+@pytest.mark.parametrize("whole_lines", [False, True])
+def test_the_position_split_is_that_of_the_whole(
+    cut: Callable[..., Split], block: int, whole_lines: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_file, "BLOCK", block)
+    rng = random.Random(block)
+    for _ in range(40):
+        text = "a" + "".join(
+            rng.choice(["a", "é", "\u0301", "😀", " ", " ", "\n", "\r\n", "\r"]) for _ in range(rng.randint(0, 60))
+        )
+        whole = text.replace("\r\n", "\n").replace("\r", "\n")
+        settings = rng.choice([0.1, 0.3, 0.6]), rng.choice([0.0, 0.1, 0.3])
+        assert cut("\ufeff" * rng.randint(0, 1) + text, *settings, whole_lines) == in_memory(whole, *settings, whole_lines)
 
 
 def test_load_a_file(tmp_path: Path) -> None:
@@ -97,10 +147,10 @@ def test_load_a_file(tmp_path: Path) -> None:
     config = DataConfig(data=str(tmp_path / "text.txt"), validation_fraction=0.1, test_fraction=0.0)
     characters = load(config, whole_lines=False)
     cut = len(text) * 9 // 10
-    assert characters == Split([text[:cut]], [text[cut:]], [])
-    lines = load(config, whole_lines=True)
-    assert lines.train[0].endswith("\n")
-    assert lines.train[0] + lines.validation[0] == text
+    assert parts(characters) == [[text[:cut]], [text[cut:]], []]
+    (train,), (validation,), _ = parts(load(config, whole_lines=True))
+    assert train.endswith("\n")
+    assert train + validation == text
 
 
 def test_load_a_folder_by_name(tmp_path: Path) -> None:
@@ -108,18 +158,24 @@ def test_load_a_folder_by_name(tmp_path: Path) -> None:
     for i in range(60):
         (tmp_path / ("deep" if i % 2 else ".") / f"{i}.txt").write_text(f"text {i}\n", "utf-8")
     config = DataConfig(data=str(tmp_path), validation_fraction=0.2, test_fraction=0.2)
-    split = load(config, whole_lines=True)
-    assert sorted(text for part in parts(split) for text in part) == sorted(f"text {i}\n" for i in range(60))
+    before = parts(load(config, whole_lines=True))
+    assert sorted(text for part in before for text in part) == sorted(f"text {i}\n" for i in range(60))
     for i in range(60):
         (tmp_path / ("deep" if i % 2 else ".") / f"{i}.txt").write_text(f"changed {i}\n", "utf-8")
     changed = load(config, whole_lines=True)
-    assert [[text.replace("changed", "text") for text in part] for part in parts(changed)] == parts(split)
+    assert [[text.replace("changed", "text") for text in part] for part in parts(changed)] == before
 
 
 def test_a_folder_of_one_file_is_split_by_position(tmp_path: Path) -> None:
     (tmp_path / "only.txt").write_text("0123456789" * 10, "utf-8")
     split = load(DataConfig(data=str(tmp_path), validation_fraction=0.1, test_fraction=0.1), whole_lines=False)
     assert [len(part[0]) for part in parts(split)] == [80, 10, 10]
+
+
+def test_what_is_not_read_from_disk_is_checked_too() -> None:
+    assert checked_text(b"\xef\xbb\xbfone\r\n", "standard input") == "one\n"
+    with pytest.raises(UsageError, match="standard input is empty"):
+        checked_text(b"", "standard input")
 
 
 def test_hidden_files_are_left_out(tmp_path: Path) -> None:
@@ -151,6 +207,8 @@ def test_a_file_that_is_no_text(content: bytes, message: str, tmp_path: Path) ->
     for path in (tmp_path, tmp_path / "text.txt"):
         with pytest.raises(UsageError, match=message):
             load(DataConfig(data=str(path)), whole_lines=True)
+    with pytest.raises(UsageError, match=message):
+        read_files(tmp_path)
 
 
 def test_a_missing_path(tmp_path: Path) -> None:

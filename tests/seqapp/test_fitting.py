@@ -49,7 +49,7 @@ def make(path: Path, kind: type[Trainer] = Trainer, dropout: float = 0.0, eager:
     model = SequenceModel(V, [LSTMCell(6)], 5, dropout=dropout, recurrent_dropout=dropout)
     rng = np.random.default_rng(config.seed)
     model.set_weights([rng.normal(0, 0.5, weight.shape) for weight in model.get_weights()])
-    study = TokenStudy(model, VOCABULARY, {"train": TRAIN, "validation": [VALIDATION]}, config)
+    study = TokenStudy(model, VOCABULARY, {"train": np.concatenate(TRAIN), "validation": VALIDATION}, [60] * 5, config)
     path.mkdir(parents=True, exist_ok=True)
     trainer = kind(Run(path), config, study)
     trainer.learner.run_eagerly = eager

@@ -60,7 +60,7 @@ def test_recipes_are_split_by_their_names(recipe_folder: Path) -> None:
     flags = {"data": str(recipe_folder), "validation_fraction": 0.2, "test_fraction": 0.2, "min_count": 1}
     as_recipes, as_text = (load(build({**flags, **form}), "word") for form in ({"form": "recipe"}, {}))
     for part in ("train", "validation", "test"):
-        titles = [text.split("title: ")[1].split("\n")[0] for text in getattr(as_text, part)]
+        titles = ["".join(text).split("title: ")[1].split("\n")[0] for text in getattr(as_text, part)]
         assert [text.split("\n")[0] for text in getattr(as_recipes, part)] == [f"<recipe>{title}" for title in titles]
 
 

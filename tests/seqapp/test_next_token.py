@@ -15,8 +15,9 @@ import seqapp.generate
 import seqapp.predict
 import seqapp.train
 from seqapp import forms
+from seqapp.next_token import TokenReport
 from seqapp.run import Run
-from seqapp.scoring import score
+from seqapp.scoring import metrics, score
 from seqapp.step import KerasStepper
 from tests.conftest import talks
 
@@ -109,6 +110,15 @@ def test_predict_takes_a_line_for_a_turn(talked: Run, tmp_path: Path, capsys: Ca
     logits, _ = stepper.sequence(np.array([numbers], np.int32), stepper.initial_states(1))
     p = np.exp(logits[0, -1] - np.log(np.exp(logits[0, -1]).sum()))
     assert found["likely"][0] == [v.tokens[p.argmax()], pytest.approx(float(p.max()), rel=1e-4)]
+
+
+@pytest.mark.parametrize(("count", "told"), [(300, False), (200, True)])
+def test_the_table_tells_where_the_baselines_were_cut_short(count: int, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqapp.next_token.COUNTED", 200)
+    row = metrics(np.full(9, -1.0), np.zeros(9, np.int64), "word")
+    known = {"unigram": {**row, "discount": {"value": 0.5, "unit": "counts", "count": count}}}
+    report = TokenReport("test", {"test": {**row, "unknown": {"value": 0.1, "unit": "fraction", "count": 9}}}, known)
+    assert ("the baselines were counted on the last 200 training tokens" in report.table("gru").splitlines()) == told
 
 
 @pytest.mark.parametrize(

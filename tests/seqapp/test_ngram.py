@@ -10,6 +10,7 @@ import pytest
 from nltk.lm import KneserNeyInterpolated
 from nltk.util import ngrams
 
+from seqapp import ngram
 from seqapp.ngram import KneserNey, tuned
 
 V = 9
@@ -100,6 +101,15 @@ def test_score_equals_the_distributions(order: int) -> None:
         assert logs[i] == pytest.approx(np.log(p[word]), rel=1e-12)
         higher, as_high = int((p > p[word]).sum()), int((p >= p[word]).sum())
         assert min(higher, 3) <= ranks[i] <= min(as_high - 1, 3)
+
+
+def test_a_long_stream_is_scored_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, held_out = KneserNey.fit(stream(size=7), V, 3), stream(60, seed=1)
+    whole = model.score(held_out, before=4)
+    for part in (1, 2, 7, 59, 60):
+        monkeypatch.setattr(ngram, "PART", part)
+        for some, wanted in zip(model.score(held_out, before=4), whole, strict=True):
+            np.testing.assert_array_equal(some, wanted)
 
 
 def test_ranks() -> None:

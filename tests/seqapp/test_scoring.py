@@ -154,5 +154,14 @@ def test_baselines(unit: str, names: list[str]) -> None:
     assert result["unigram"]["nats_per_token"]["value"] == pytest.approx(-np.log(frequencies[held_out]).mean())
 
 
+def test_baselines_are_counted_on_the_last_tokens_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "COUNTED", 200)
+    train, validation, held_out = stream(300), stream(80, 1), stream(90, 2)
+    result = baselines(train, validation, held_out, V, END, "word")
+    assert {figures["discount"]["count"] for figures in result.values()} == {200}
+    assert result == baselines(train[100:], validation, held_out, V, END, "word")
+    assert result != baselines(train[:200], validation, held_out, V, END, "word")
+
+
 def test_unknown_fraction() -> None:
     assert unknown_fraction(np.array([0, 3, 0, 2]), 0) == {"value": 0.5, "unit": "fraction", "count": 4}

@@ -28,7 +28,7 @@ CONFIG = TrainingConfig(batch_size=4, bptt=6)
 def study_of(validation: np.ndarray = VALIDATION) -> TokenStudy:
     model = SequenceModel(len(VOCABULARY), [GRUCell(6)], 5)
     model.set_weights([RNG.normal(0, 0.5, weight.shape) for weight in model.get_weights()])
-    return TokenStudy(model, VOCABULARY, {"train": [TRAIN], "validation": [validation]}, CONFIG)
+    return TokenStudy(model, VOCABULARY, {"train": TRAIN, "validation": validation}, [len(TRAIN)], CONFIG)
 
 
 def test_validation_is_the_mean_over_all_tokens() -> None:
@@ -47,7 +47,7 @@ def test_validation_of_few_tokens() -> None:
 def test_an_epoch_is_what_the_windows_have() -> None:
     study = study_of()
     batches = list(study.batches(epoch=1, start=2).as_numpy_iterator())
-    inputs, targets = study.windows.batches(1, 2)
+    inputs, targets = study.windows.reader(1)(2, study.per_epoch)
     assert len(batches) == study.per_epoch - 2 == len(inputs)
     for (x, y), wanted, target in zip(batches, inputs, targets, strict=True):
         np.testing.assert_array_equal(x, wanted)
@@ -58,6 +58,7 @@ def test_an_epoch_is_what_the_windows_have() -> None:
 def test_other_data_are_no_resumption(tmp_path: Path) -> None:
     study, run = study_of(), Run(tmp_path)
     study.save(run)
+    assert np.load(tmp_path / "train_tokens.npy").dtype == np.int32
     study.check_same(run)
     study.streams["validation"] = VALIDATION[:-1]
     with pytest.raises(UsageError, match=r"The validation split is not the one .* was begun with"):

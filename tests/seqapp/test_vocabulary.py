@@ -121,6 +121,14 @@ def test_pieces_that_part_at_spaces_are_read_as_the_whole(text: str, data: st.Da
         for first, end in pairwise((0, *cuts, len(text))):
             read += vocabulary.prompt(text[first:end], in_line=bool(read) and read[-1] != vocabulary.end)
         assert read == vocabulary.prompt(text)
+    pieces = [text[first:end] for first, end in pairwise((0, *cuts, len(text)))]
+    for vocabulary in (WORDS, CASED, CHARACTERS, Vocabulary.empty("symbol", lower=True)):
+        assert [token for tokens in vocabulary.cut_pieces(pieces) for token in tokens] == vocabulary.cut(text)
+
+
+def test_a_word_that_looks_like_the_end_is_none() -> None:
+    rule = Vocabulary.empty("symbol", lower=False)
+    assert [*rule.cut_pieces(["a <eos> ", "\n", "<eos>"])] == [["a", "<eos>"], ["<eos>"], ["<eos>"], ["<eos>"]]
 
 
 @settings(max_examples=200, deadline=None)
