@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import sys
 import time
 from collections.abc import Iterator
@@ -65,6 +67,9 @@ def command(cells: list[str], parallel: str | None, lengths: bool, sizes: dict[s
     for cell in [*cells, *([parallel] if parallel else [])]:
         if cell not in CELL_NAMES:
             raise UsageError(f"A cell must be one of {', '.join(CELL_NAMES)}. Received: {cell}")
+    # Where Triton is, PyTorch's compiler kills a process that TensorFlow is in already (2.14 and 2.21).
+    with contextlib.suppress(ImportError):
+        importlib.import_module("torch._dynamo")
     need_keras([])
     backend.keep_memory()
     from seqapp.cells import CELLS
