@@ -35,6 +35,8 @@ def translate(
     from tf2onnx import convert
 
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # its errors are raised too
+    # A SavedModel that was loaded leaves its tables there, and tf2onnx has TensorFlow warn of each that it cannot write down.
+    tf.compat.v1.get_default_graph().clear_collection("table_initializer")
     names = [f"in_{i}" for i in range(len(inputs))]
     specs = [tf.TensorSpec(shape, tf.float32, name=name) for name, shape in zip(names, shapes, strict=True)]
     try:

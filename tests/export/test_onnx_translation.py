@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,13 @@ def test_names_of_parts_do_not_meet() -> None:
         wanted = np.tanh(x) * 3 if x.sum() > 0 else np.maximum(x, 0) - 3
         for found, more in zip(run(first, second, x=x), (0, 1), strict=True):
             np.testing.assert_allclose(found, wanted + more, rtol=1e-5, atol=1e-6)
+
+
+def test_it_is_quiet_where_a_table_was_loaded(caplog: pytest.LogCaptureFixture) -> None:
+    tf.compat.v1.get_default_graph().add_to_collection("table_initializer", None)
+    with caplog.at_level(logging.WARNING, "tensorflow"):
+        translated(lambda x: 2 * x)
+    assert not caplog.records
 
 
 def test_the_exact_gelu() -> None:
