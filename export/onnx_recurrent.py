@@ -42,7 +42,8 @@ def ahead(graph: Graph, stage: Recurrent, name: str, x: str, width: int, carried
 def both(graph: Graph, stage: Both, name: str, x: str, width: int, last_only: bool) -> str:
     """x (T, B, F) -> (T, B, U), or (1, B, U) where each direction ends."""
     forms = [native(part.cell) for part in (*stage.ahead, *stage.back)]
-    if one := _as_one(forms):
+    residual = any(getattr(part.cell, "residual", False) for part in (*stage.ahead, *stage.back))
+    if (one := _as_one(forms)) and not residual:
         y = _native(graph, [*stage.ahead, *stage.back], one, name, x, None)
         onward, back = (_direction(graph, y, number) for number in (0, 1))
     else:

@@ -19,6 +19,7 @@ class Step:
     input: str
     features: int | None
     states: tuple[tuple[str, str, int], ...]
+    first: tuple[float | str, ...]  # what each state begins with: a number, or the .npy file that ends in its numbers
     outputs: tuple[tuple[str, int], ...]
 
     @classmethod
@@ -28,14 +29,20 @@ class Step:
         (name,) = sides["inputs"].keys() - {state[0] for state in states}
         after, shape = {state[1] for state in states}, sides["inputs"][name]
         outputs = tuple((output, int(shape[-1])) for output, shape in sides["outputs"].items() if output not in after)
-        return cls(name, int(shape[-1]) if len(shape) > 1 else None, states, outputs)
+        first = tuple(state["initial"] for state in content["states"])
+        return cls(name, int(shape[-1]) if len(shape) > 1 else None, states, first, outputs)
 
-    def each(self, line: str, separator: str = "\n") -> str:
-        """A line for each state, with its NUMBER, its names IN and OUT, and its SIZE."""
-        return separator.join(
-            line.replace("NUMBER", str(i)).replace("IN", before).replace("OUT", after).replace("SIZE", str(size))
-            for i, (before, after, size) in enumerate(self.states)
-        )
+    def each(self, line: str, separator: str = "\n", first: tuple[str, str, str] = ("", "", "")) -> str:
+        """A line for each state, with its NUMBER, its names IN and OUT, its SIZE, and what it begins with, FIRST: of zeros, of
+        another VALUE, and of those at the end of a FILE.
+        """
+        lines = []
+        for i, ((before, after, size), value) in enumerate(zip(self.states, self.first, strict=True)):
+            chosen = first[2].replace("FILE", value) if isinstance(value, str) else first[1].replace("VALUE", str(float(value)))
+            text = line.replace("FIRST", chosen if value else first[0])
+            text = text.replace("NUMBER", str(i)).replace("IN", before).replace("OUT", after).replace("SIZE", str(size))
+            lines.append(text)
+        return separator.join(lines)
 
     def result(self, line: str, separator: str = "\n") -> str:
         """A line for each output, with its NAME and WIDTH, and what it is called in the code, VARIABLE and CONSTANT."""
@@ -69,11 +76,12 @@ def snippets(content: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
 
 def _python(step: Step) -> str:
     inputs = "np.array([token], np.int32)" if step.features is None else "token[None].astype(np.float32)"
+    first = "np.zeros((1, SIZE), np.float32)", "np.full((1, SIZE), VALUE, np.float32)", 'np.load("FILE")[None]'
     return f"""import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 step = Interpreter("model.tflite").get_signature_runner("step")
-states = {{{step.each('"IN": np.zeros((1, SIZE), np.float32)', ", ")}}}
+states = {{{step.each('"IN": FIRST', ", ", first)}}}
 for token in {_example(step, "[0, 1, 2]", f"np.zeros((3, {step.features}))")}:
     result = step({step.input}={inputs}, **states)
     states = {{{step.each('"IN": result["OUT"]', ", ")}}}
@@ -82,7 +90,13 @@ for token in {_example(step, "[0, 1, 2]", f"np.zeros((3, {step.features}))")}:
 
 def _kotlin(step: Step) -> str:
     inputs = "intArrayOf(token)" if step.features is None else "arrayOf(token)"
-    values = step.each("            val stateNUMBER = Array(1) { FloatArray(SIZE) }").replace("            ", "    ")
+    read = 'ByteBuffer.wrap(File("FILE").readBytes()).order(ByteOrder.LITTLE_ENDIAN)'
+    first = (
+        "FloatArray(SIZE)",
+        "FloatArray(SIZE) { VALUEf }",
+        f"{read}.run {{ position(limit() - 4 * SIZE); asFloatBuffer() }}.let {{ all -> FloatArray(SIZE) {{ all.get() }} }}",
+    )
+    values = step.each("    val stateNUMBER = Array(1) { FIRST }", first=first)
     return f"""import org.tensorflow.lite.Interpreter
 
 Interpreter(File("model.tflite")).use {{ interpreter ->
@@ -101,11 +115,16 @@ Interpreter(File("model.tflite")).use {{ interpreter ->
 def _swift(step: Step) -> str:
     inputs = "withUnsafeBytes(of: token) { Data($0) }" if step.features is None else "token.withUnsafeBytes { Data($0) }"
     floats = "{ Array($0.bindMemory(to: Float32.self)) }"
+    first = (
+        "Data(count: SIZE * MemoryLayout<Float32>.size)",
+        "[Float32](repeating: VALUE, count: SIZE).withUnsafeBytes { Data($0) }",
+        'Data(try Data(contentsOf: URL(fileURLWithPath: "FILE")).suffix(SIZE * MemoryLayout<Float32>.size))',
+    )
     each = "tokens {  // [Int32]" if step.features is None else "rows {  // [[Float32]]"
     return f"""import TensorFlowLite
 
 let step = try Interpreter(modelPath: "model.tflite").signatureRunner(with: "step")
-{step.each("var stateNUMBER = Data(count: SIZE * MemoryLayout<Float32>.size)")}
+{step.each("var stateNUMBER = FIRST", first=first)}
 for token in {each}
     try step.invoke(with: ["{step.input}": {inputs}, {step.each('"IN": stateNUMBER', ", ")}])
 {step.each('    stateNUMBER = try step.output(named: "OUT").data')}
@@ -119,6 +138,13 @@ def _cpp(step: Step) -> str:
         if step.features is None
         else f'std::copy_n(token, {step.features}, step->input_tensor("{step.input}")->data.f);'
     )
+    filled = 'std::fill_n(step->input_tensor("IN")->data.f, SIZE, VALUEf);'
+    read = 'read(reinterpret_cast<char*>(step->input_tensor("IN")->data.f), 4 * SIZE);'
+    first = (
+        filled.replace("VALUE", "0.0"),
+        filled,
+        f'std::ifstream("FILE", std::ios::binary).seekg(-4 * SIZE, std::ios::end).{read}',
+    )
     back = 'std::copy_n(step->output_tensor("OUT")->data.f, SIZE, step->input_tensor("IN")->data.f);'
     return f"""#include "tensorflow/lite/interpreter_builder.h"
 #include "tensorflow/lite/kernels/register.h"
@@ -130,7 +156,7 @@ std::unique_ptr<tflite::Interpreter> interpreter;
 tflite::InterpreterBuilder(*model, operators)(&interpreter);
 auto* step = interpreter->GetSignatureRunner("step");
 step->AllocateTensors();
-{step.each('std::fill_n(step->input_tensor("IN")->data.f, SIZE, 0.0f);')}
+{step.each("FIRST", first=first)}
 for (auto token : {"tokens" if step.features is None else "rows"}) {{
   {copied}
   step->Invoke();
@@ -194,10 +220,15 @@ def _javascript(step: Step) -> str:
         if step.features is None
         else f'{step.input}: new ort.Tensor("float32", token, [1, 1, {step.features}])'
     )
+    first = (
+        "new Float32Array(SIZE)",
+        "new Float32Array(SIZE).fill(VALUE)",
+        'new Float32Array((await (await fetch("FILE")).arrayBuffer()).slice(-4 * SIZE))',
+    )
     return f"""import * as ort from "onnxruntime-web";
 
 const session = await ort.InferenceSession.create("model.onnx");
-let result, states = {{ {step.each('IN: new ort.Tensor("float32", new Float32Array(SIZE), [1, SIZE])', ", ")} }};
+let result, states = {{ {step.each('IN: new ort.Tensor("float32", FIRST, [1, SIZE])', ", ", first)} }};
 for (const token of {_example(step, "[0, 1, 2]", f"[new Float32Array({step.features})]")}) {{
   result = await session.run({{ {inputs}, ...states }});
   states = {{ {step.each("IN: result.OUT", ", ")} }};

@@ -59,6 +59,10 @@ class Product:
         return Product(ops.stop_gradient(self.kernel), bias, gain, ops.transpose(self.kernel))
 
 
+# The methods of a cell that do what an option asks for.
+OPTIONS = {"residual": ("call",), "zoneout": ("call", "recur"), "normalized": ("call", "project", "recur")}
+
+
 class Cell(keras.layers.Layer):
     """The size of the states, the two matrix products of a step, and the mask on the recurrence.
 
@@ -129,13 +133,16 @@ class Cell(keras.layers.Layer):
             raise ValueError(f"{name} must be {only}: it has no recurrent kernel. Received: {name}={received!r}")
 
     def build(self, input_shape: Shape) -> None:
-        """Adds the weights that the options ask for; a cell adds its own and calls this.
+        """Adds the weights that the options ask for; a cell adds its own and then calls this.
 
         Raises:
-            ValueError: the input of a residual cell is not as wide as its output.
+            ValueError: the input of a residual cell is not as wide as its output, or the class replaces what an option changes.
         """
-        if self.residual and input_shape[-1] != self.units:
-            raise ValueError(f"A residual cell of {self.units} units needs as many features. Received: {input_shape[-1]}")
+        for option, methods in OPTIONS.items():
+            if getattr(self, option) and not _own(self, *methods):
+                raise ValueError(f"{option} changes what {' and '.join(methods)} do, and {type(self).__name__} has its own.")
+        if self.residual and input_shape[-1] != self.output_size:
+            raise ValueError(f"A residual cell of {self.output_size} units needs as many features. Received: {input_shape[-1]}")
         if self.learned_start:
             self.starts = [
                 self.add_weight(shape=(size,), initializer="zeros", name=f"start_{i}") for i, size in enumerate(self.state_size)
@@ -146,6 +153,11 @@ class Cell(keras.layers.Layer):
                 self.add_weight(shape=(width,), initializer="ones", name=f"{of}_gain") for of in ("input", "recurrent")
             )
         super().build(input_shape)
+
+    @property
+    def complete(self) -> bool:
+        """Whether `build` has added the weights that the options ask for."""
+        return bool(self.starts) >= self.learned_start and (self.input_gain is not None) >= self.normalized
 
     def get_initial_state(self, batch_size: Any = None) -> States:
         if self.starts:
@@ -190,12 +202,12 @@ class Cell(keras.layers.Layer):
 
     def recur(self, projected: Tensor, states: States) -> tuple[Tensor, States]:
         """The rest of the step: (B, gates·U) and the states -> the output (B, U) and the new states."""
-        y, after = self.blend(projected, self.recurrent_part(self.masked(states[0])), states, -1)
+        y, new = self.blend(projected, self.recurrent_part(self.masked(states[0])), states, -1)
         if not self.zoneout:
-            return y, after
+            return y, new
         kept = self.kept or [self.zoneout] * len(states)
-        after = [share * old + (1 - share) * new for share, old, new in zip(kept, states, after, strict=True)]
-        return after[0], after
+        after = [share * old + (1 - share) * now for share, old, now in zip(kept, states, new, strict=True)]
+        return after[0] if y is new[0] else y, after
 
     def blend(self, x: Tensor, h: Tensor, states: States, axis: int) -> tuple[Tensor, States]:
         """The rest of the rest: what X_t and H_{t-1} say to the gates, and the states -> the output and the new states."""

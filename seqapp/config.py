@@ -68,7 +68,7 @@ class TrainingConfig:
     patience: int = option(3, "stop after so many epochs without a better validation")
     batch_size: int = option(16, "parallel streams the training split is cut into")
     bptt: int = option(32, "timesteps in a window of truncated backpropagation through time")
-    state_reset: float = option(0.02, "chance that a stream starts a window from the zero state")
+    state_reset: float = option(0.02, "chance that a stream starts a window from its first states")
     learning_rate: float = option(4e-3, "peak of the schedule: a short linear rise, then a cosine down to 0")
     weight_decay: float = option(0.0, "decoupled weight decay of AdamW")
     clip_norm: float = option(1.0, "largest global norm of the gradient")
@@ -134,8 +134,10 @@ class Config:
         translate = self.task == "translate"
         for name, fits, expected in (
             ("residual", not (translate or self.classify.both_ways), "left out where a model reads both ways"),
+            ("residual", m.layers > 1, "left out of a model of one layer"),
             ("attention", not (translate or self.classify.both_ways), "left out where a model reads both ways"),
             ("learned_start", not translate, "left out: a translation starts from what its source ends in"),
+            ("learned_start", t.state_reset > 0, "left out with --state-reset 0: no window would begin with it"),
         ):
             require(fits or not getattr(m, name), name, expected, True)
         for name, kind in _groups():

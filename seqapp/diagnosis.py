@@ -113,13 +113,14 @@ class Diagnosis:
             yield f"--cell gru --memory {t}: gates that begin to keep a state for up to {t} timesteps"
             if t <= HELD and (m.activation, m.initialization) != ("relu", "identity"):
                 yield "--activation relu --initialization identity --learning-rate 0.001: states that stay as they are"
-        elif self.verdict in ("short", "grows", "vanishes") and (m.memory or 0) < t:
+        elif self.verdict in ("short", "grows", "vanishes") and (m.memory or 0) < t and m.cell != "attention":
             gates = "gates that begin to keep a state for up to" if m.cell in CELL_NAMES else "a cell whose gates keep it for"
             yield f"{'' if m.cell in CELL_NAMES else '--cell gru '}--memory {t}: {gates} {t} timesteps"
         elif self.verdict == "reaches" and self.windowed and t >= self.config.training.bptt:
             yield f"--bptt {2 * t}: gradients go back as far as a window, and this one's may be of use further back"
-        one_way = self.config.task != "translate" and not self.config.classify.both_ways
-        if self.verdict in ("short", "grows", "vanishes") and not m.attention and not self.windowed and one_way:
+        both_ways = self.config.task == "translate" or self.config.classify.both_ways
+        attends = m.attention or m.cell == "attention"
+        if self.verdict in ("short", "grows", "vanishes") and not (attends or self.windowed or both_ways):
             yield "--attention: what each timestep put out is looked back at from the last, however far"
         for name, flow in self.flows.items():
             if flow.dead > MANY:

@@ -42,9 +42,9 @@ class Progress:
 
 
 def optimizer_of(config: TrainingConfig, learner: Any) -> Any:
-    """AdamW over the trainable weights of a model, its biases not decaying."""
+    """AdamW over the trainable weights of a model; biases, gains and first states do not decay."""
     optimizer = keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm)
-    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gain", "start"])
     optimizer.build(learner.trainable_variables)
     return optimizer
 
@@ -91,8 +91,10 @@ class Trainer(keras.callbacks.Callback):
         return self.config.time_limit is not None and self.elapsed >= self.config.time_limit
 
     def learning_rate(self) -> float:
-        """A linear rise, then half a cosine down to 0 (Loshchilov and Hutter 2017, arXiv:1608.03983v5)."""
-        done = self.progress.step / (self.config.epochs * self.study.per_epoch)
+        """A linear rise, then half a cosine down to 0 (Loshchilov and Hutter 2017, arXiv:1608.03983v5): of the batches that are
+        next, that of those in the middle.
+        """
+        done = (self.progress.step + (self.at_once - 1) / 2) / (self.config.epochs * self.study.per_epoch)
         if self.config.time_limit is not None:
             done = max(done, self.elapsed / self.config.time_limit)
         rise = min(1.0, (done + 1e-3) / WARM_UP)

@@ -76,6 +76,8 @@ class GradientFlow:
         for name, gradient, trace in zip(self.layers, gradients, self.traces(*self.nothing), strict=True):
             x, y, states = (np.asarray(part).astype(np.float32) for part in trace)
             norms = np.sqrt((np.asarray(gradient).astype(np.float64) ** 2).sum(-1))
+            if getattr(self.layers[name].cell, "residual", False):
+                y = y - x  # what is added is none of its units' doing
             ends = ends_of(norms)
             row = int(ends.argmax())
             jacobians = self._jacobians(name, x[row, : ends[row]], states[row])

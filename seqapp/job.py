@@ -140,7 +140,10 @@ def built_of(cell: str) -> Iterator[None]:
 def make_cells(config: ModelConfig) -> list[keras.layers.Layer]:
     """The cells of a model that reads one way, from the lowest layer up."""
     cells = [make_cell(config, residual=config.residual and layer > 0) for layer in range(config.layers)]
-    return [*cells, AttentionCell(config.units, residual=True)] if config.attention else cells
+    if not config.attention:
+        return cells
+    width = getattr(cells[-1], "output_size", None) or config.units
+    return [*cells, AttentionCell(width, residual=True, learned_start=config.learned_start)]
 
 
 def make_cell(config: ModelConfig, residual: bool = False) -> keras.layers.Layer:
@@ -149,6 +152,10 @@ def make_cell(config: ModelConfig, residual: bool = False) -> keras.layers.Layer
     options = {name: getattr(config, name) for name in CELL_OPTIONS if getattr(config, name) != getattr(plain, name)}
     options |= {"residual": True} if residual else {}
     if config.cell in CELL_NAMES:
+        if config.cell != "plain" and "activation" in options:
+            raise UsageError(
+                f"--activation is for --cell plain or a cell of your own: leave it out. Received: {config.activation}"
+            )
         return CELLS[config.cell](config.units, **options)
     module, _, name = config.cell.partition(":")
     cell = getattr(sys.modules.get(module), name, None)

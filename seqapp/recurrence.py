@@ -39,6 +39,17 @@ class Recurrence(keras.layers.RNN):
         self.disturbance: Disturbance | None = None  # for one pass
         self.chunk: int | None = None  # timesteps, in place of CHUNK
 
+    def build(self, sequences_shape: Any, initial_state_shape: Any = None) -> None:
+        """Of sequences (B, T, F).
+
+        Raises:
+            ValueError: the cell's own `build` leaves out what its options ask for.
+        """
+        super().build(sequences_shape, initial_state_shape)
+        if isinstance(self.cell, Cell) and not self.cell.complete:
+            name = type(self.cell).__name__
+            raise ValueError(f"{name}.build must call super().build(input_shape), which adds what its options ask for.")
+
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
         if self.disturbance is not None:
             return self.disturbance.run(self.cell, sequences, initial_state)
@@ -78,7 +89,8 @@ class Recurrence(keras.layers.RNN):
         cell = Zoned(self.cell, x.shape[-1])
         shape = (*ops.shape(x)[:2], sum(cell.state_size))
         kept = keras.random.uniform(shape, seed=self.seed_generator) < self.cell.zoneout
-        loop = keras.layers.RNN(cell, return_sequences=True, go_backwards=self.go_backwards)
+        like = {"go_backwards": self.go_backwards, "zero_output_for_mask": self.zero_output_for_mask}
+        loop = keras.layers.RNN(cell, return_sequences=True, **like)
         return loop.inner_loop(ops.concatenate([x, ops.cast(kept, x.dtype)], axis=-1), states, mask)
 
     def get_config(self) -> dict[str, Any]:

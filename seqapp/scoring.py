@@ -16,9 +16,9 @@ Metrics = dict[str, dict[str, Any]]
 Tokens = NDArray[np.integer[Any]]
 Scores = tuple[NDArray[np.float64], NDArray[np.int64]]
 CHUNK = 512
-# Training tokens, at most, that baselines are counted on, which takes some 100 to 200 bytes for each: no corpus of
-# BENCHMARKS.md has as many. The last ones are nearest to what is held out where a single file was cut, so they make the
-# stronger baseline.
+# Training tokens, at most, that baselines are counted on, which takes some 100 to 200 bytes for each: but for the text that is
+# larger than memory, no corpus of BENCHMARKS.md has as many. The last ones are nearest to what is held out where a single file
+# was cut, so they make the stronger baseline.
 COUNTED = 20_000_000
 
 

@@ -98,6 +98,12 @@ def test_remedies(cell: str, options: dict[str, Any], expected: dict[str, int], 
     assert_same(path, network)
 
 
+def test_what_residual_cells_add_is_in_both_directions(tmp_path: Path) -> None:
+    cells = [CELLS["lstm"](8, residual=True) for _ in "12"]
+    file = assert_reads_both_ways(of_features(both(rnn(cells[0]), rnn(cells[1], go_backwards=True))), tmp_path)
+    assert count(file, "LSTM") == 2
+
+
 LENGTHS = [6, 4, 1]
 MERGES = ["concat", "sum", "ave", "mul"]
 

@@ -144,6 +144,7 @@ def test_a_whole_number_does_for_a_fraction() -> None:
             "digits, or package.module:Class. Received: next-move",
         ),
         ({"task": None}, "--task must be one of"),
+        ({"model": {"residual": True}}, "--residual must be left out of a model of one layer. Received: True"),
         ({"task": "translate", "model": {"residual": True}}, "--residual must be left out where a model reads both ways"),
         (
             {"task": "translate", "model": {"learned_start": True}},

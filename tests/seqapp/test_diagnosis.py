@@ -83,6 +83,7 @@ def test_layers_count_together() -> None:
         ({"cell": "gru"}, 0.5, 0.9, ["--memory 100", ATTEND]),
         ({"cell": "gru", "attention": True}, 0.5, 0.9, ["--memory 100"]),
         ({"cell": "gru", "memory": 100}, 0.5, 0.5, [ATTEND]),
+        ({"cell": "attention"}, 0.5, 0.5, []),
         ({"task": "next-word", "cell": "gru"}, 0.5, None, ["--memory 100"]),
         ({"task": "translate", "cell": "gru"}, 0.5, None, ["--memory 100"]),
         ({"cell": "plain", "activation": "relu", "initialization": "identity"}, 0.5, 0.5, [GATES, ATTEND]),

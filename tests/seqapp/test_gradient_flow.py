@@ -206,3 +206,13 @@ def test_a_unit_is_dead_that_never_changes_and_saturated_where_its_output_has_an
     outputs[..., 2] = np.linspace(-1, 1, 10)
     assert idle_units(CELLS["gru"](3), outputs) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert idle_units(CELLS["mingru"](3), outputs) == (pytest.approx(1 / 3), 0)
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_what_a_residual_cell_adds_says_nothing_of_its_units(added: bool) -> None:
+    """Units that never change are dead, whatever is added to what they put out."""
+    cell = PlainCell(F, residual=added)
+    model = classifier(cell)
+    cell.kernel.assign(0 * cell.kernel)
+    flow = flow_of(model)["layer 1"]
+    assert (flow.dead, flow.saturated) == (1, 0)

@@ -47,6 +47,6 @@ def test_a_cell_of_ones_own_is_told_what_was_chosen_and_nothing_else(monkeypatch
 @pytest.mark.parametrize(("cell", "option"), [("lru", "normalized"), ("mingru", "zoneout"), ("gru", "activation")])
 def test_an_option_that_a_cell_does_not_have_is_refused(cell: str, option: str) -> None:
     value = {"normalized": True, "zoneout": 0.1, "activation": "relu"}[option]
-    with pytest.raises(UsageError, match=f"The cell {cell} cannot be built: .*{option}"):
+    with pytest.raises(UsageError, match=f"The cell {cell} cannot be built: .*{option}|--{option} is for --cell plain"):
         build_model(ModelConfig(cell=cell, **{option: value}), 11)
     assert cell in CELLS

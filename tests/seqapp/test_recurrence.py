@@ -212,6 +212,44 @@ def test_zoneout_keeps_each_number_of_a_state_or_none_of_it(name: str) -> None:
         np.testing.assert_allclose(found, 0.25 * old + 0.75 * now, rtol=1e-5, atol=1e-6)
 
 
+def test_zoneout_leaves_an_output_that_is_no_state() -> None:
+    class Peeked(GRUCell):
+        def blend(self, x: Any, h: Any, states: States, axis: int) -> tuple[Any, States]:
+            y, after = super().blend(x, h, states, axis)
+            return 2 * y, after
+
+    cells = [randomized(kind(U, zoneout=0.25)) for kind in (Peeked, GRUCell)]
+    x, states = inputs()[:, 0], states_for(cells[0])
+    (y, after), (_, same) = (cell(x, states) for cell in cells)
+    np.testing.assert_array_equal(after, same)
+    np.testing.assert_allclose(0.25 * states[0] + 0.75 * y / 2, after[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("option", "method"), [("residual", "call"), ("zoneout", "recur"), ("normalized", "project"), ("normalized", "recur")]
+)
+def test_an_option_whose_method_a_cell_replaces_is_refused(option: str, method: str) -> None:
+    def own(self: Any, *given: Any) -> Any:
+        return getattr(GRUCell, method)(self, *given)
+
+    kind = type("Own", (GRUCell,), {method: own})
+    Recurrence(kind(F)).build((None, None, F))
+    with pytest.raises(ValueError, match=f"{option} changes what .*{method}.* do, and Own has its own"):
+        Recurrence(kind(F, **{option: 0.5 if option == "zoneout" else True})).build((None, None, F))
+
+
+@pytest.mark.parametrize("option", ["normalized", "learned_start"])
+def test_a_cell_that_leaves_out_the_weights_of_its_options_is_refused(option: str) -> None:
+    class Forgetful(GRUCell):
+        def build(self, input_shape: Any) -> None:
+            self.add_kernels(input_shape[-1], gates=3)
+            self.bias = self.add_weight(shape=(2, 3 * self.units), name="bias")
+
+    Recurrence(Forgetful(U)).build((None, None, F))
+    with pytest.raises(ValueError, match=r"Forgetful.build must call super\(\).build\(input_shape\)"):
+        Recurrence(Forgetful(U, **{option: True})).build((None, None, F))
+
+
 def test_zoneout_and_dropout_on_the_recurrence_at_once_train() -> None:
     cell = randomized(GRUCell(U, zoneout=0.1))
     layer, x = Recurrence(cell, 0.3, seed=3), tf.constant(inputs())
