@@ -253,7 +253,7 @@ def card(spec: Spec) -> dict[str, Any]:
     }
     return {
         "signatures": {STEP: step},
-        "states": [{"input": state.input, "output": state.output} for state in spec.states],
+        "states": [{"input": state.input, "output": state.output, "initial": 0.0} for state in spec.states],
         "files": [{"format": "tflite", "precision": "float32", "profile": "micro"}],
     }
 
