@@ -19,7 +19,7 @@ from export.onnx_nodes import OPSET, Graph
 from export.onnx_translation import translate
 from export.spec import SEQUENCE_LENGTHS
 from export.stages import Both, Recurrent
-from seqapp.cell import by_halves
+from seqapp.cell import by_halves, is_residual
 
 Carried = list[tuple[str, str]]  # the names of each state (B, U), before the first timestep and after the last
 OF_ACTIVATIONS = ("activations", "activation_alpha", "activation_beta")  # attributes that list something for each direction
@@ -35,14 +35,13 @@ def ahead(graph: Graph, stage: Recurrent, name: str, x: str, width: int, carried
         y = _scan(graph, stage, name, x, width, carried, to_ends and carried is not None)
     else:
         y = graph.add("Squeeze", [_native(graph, [stage], [form], name, x, carried, to_ends), graph.integers(1)])
-    whole = form is not None or by_halves(stage.cell)  # then what is joined to the outputs is not
-    return graph.add("Add", [x, y]) if whole and getattr(stage.cell, "residual", False) else y
+    return graph.add("Add", [x, y]) if is_residual(stage.cell) else y
 
 
 def both(graph: Graph, stage: Both, name: str, x: str, width: int, last_only: bool) -> str:
     """x (T, B, F) -> (T, B, U), or (1, B, U) where each direction ends."""
     forms = [native(part.cell) for part in (*stage.ahead, *stage.back)]
-    residual = any(getattr(part.cell, "residual", False) for part in (*stage.ahead, *stage.back))
+    residual = any(is_residual(part.cell) for part in (*stage.ahead, *stage.back))
     if (one := _as_one(forms)) and not residual:
         y = _native(graph, [*stage.ahead, *stage.back], one, name, x, None)
         onward, back = (_direction(graph, y, number) for number in (0, 1))

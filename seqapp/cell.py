@@ -140,7 +140,9 @@ class Cell(keras.layers.Layer):
         """
         for option, methods in OPTIONS.items():
             if getattr(self, option) and not _own(self, *methods):
-                raise ValueError(f"{option} changes what {' and '.join(methods)} do, and {type(self).__name__} has its own.")
+                raise ValueError(
+                    f"{option} changes what {' and '.join(methods)} do, and {type(self).__name__} has its own: leave it out."
+                )
         if self.residual and input_shape[-1] != self.output_size:
             raise ValueError(f"A residual cell of {self.output_size} units needs as many features. Received: {input_shape[-1]}")
         if self.learned_start:
@@ -148,7 +150,12 @@ class Cell(keras.layers.Layer):
                 self.add_weight(shape=(size,), initializer="zeros", name=f"start_{i}") for i, size in enumerate(self.state_size)
             ]
         if self.normalized:
-            width = self.recurrent_part.kernel.shape[-1]
+            try:
+                width = self.recurrent_part.kernel.shape[-1]
+            except AttributeError:
+                raise ValueError(
+                    f"normalized needs kernels: {type(self).__name__}.build must add them before it calls super().build."
+                ) from None
             self.input_gain, self.recurrent_gain = (
                 self.add_weight(shape=(width,), initializer="ones", name=f"{of}_gain") for of in ("input", "recurrent")
             )
@@ -246,6 +253,11 @@ def by_halves(cell: Any) -> bool:
     A whole sequence may then be projected first, and joined last.
     """
     return _own(cell, "call")
+
+
+def is_residual(cell: Any) -> bool:
+    """Whether a cell's output is `joined` to its input: one that is goes by halves, or `build` refuses it."""
+    return isinstance(cell, Cell) and cell.residual
 
 
 def by_columns(cell: Any) -> bool:

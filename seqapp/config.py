@@ -92,6 +92,11 @@ class Config:
     long_range: LongRangeConfig = field(default_factory=LongRangeConfig)
     digits: DigitsConfig = field(default_factory=DigitsConfig)
 
+    @property
+    def both_ways(self) -> bool:
+        """Whether the model reads a sequence back too."""
+        return self.task == "translate" or self.classify.both_ways
+
     def check(self) -> Config:
         """Returns itself.
 
@@ -131,12 +136,11 @@ class Config:
         for name, kind in _groups():
             if hasattr(kind, "check"):
                 getattr(self, name).check()
-        translate = self.task == "translate"
         for name, fits, expected in (
-            ("residual", not (translate or self.classify.both_ways), "left out where a model reads both ways"),
+            ("residual", not self.both_ways, "left out where a model reads both ways"),
             ("residual", m.layers > 1, "left out of a model of one layer"),
-            ("attention", not (translate or self.classify.both_ways), "left out where a model reads both ways"),
-            ("learned_start", not translate, "left out: a translation starts from what its source ends in"),
+            ("attention", not self.both_ways, "left out where a model reads both ways"),
+            ("learned_start", self.task != "translate", "left out: a translation starts from what its source ends in"),
             ("learned_start", t.state_reset > 0, "left out with --state-reset 0: no window would begin with it"),
         ):
             require(fits or not getattr(m, name), name, expected, True)

@@ -118,9 +118,8 @@ class Diagnosis:
             yield f"{'' if m.cell in CELL_NAMES else '--cell gru '}--memory {t}: {gates} {t} timesteps"
         elif self.verdict == "reaches" and self.windowed and t >= self.config.training.bptt:
             yield f"--bptt {2 * t}: gradients go back as far as a window, and this one's may be of use further back"
-        both_ways = self.config.task == "translate" or self.config.classify.both_ways
         attends = m.attention or m.cell == "attention"
-        if self.verdict in ("short", "grows", "vanishes") and not (attends or self.windowed or both_ways):
+        if self.verdict in ("short", "grows", "vanishes") and not (attends or self.windowed or self.config.both_ways):
             yield "--attention: what each timestep put out is looked back at from the last, however far"
         for name, flow in self.flows.items():
             if flow.dead > MANY:

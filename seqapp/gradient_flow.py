@@ -14,7 +14,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from seqapp import backend
-from seqapp.cell import Tensor, cut
+from seqapp.cell import Tensor, cut, is_residual
 from seqapp.classifier import at_end
 from seqapp.disturbance import Disturbance
 from seqapp.errors import UsageError
@@ -76,7 +76,7 @@ class GradientFlow:
         for name, gradient, trace in zip(self.layers, gradients, self.traces(*self.nothing), strict=True):
             x, y, states = (np.asarray(part).astype(np.float32) for part in trace)
             norms = np.sqrt((np.asarray(gradient).astype(np.float64) ** 2).sum(-1))
-            if getattr(self.layers[name].cell, "residual", False):
+            if is_residual(self.layers[name].cell):
                 y = y - x  # what is added is none of its units' doing
             ends = ends_of(norms)
             row = int(ends.argmax())

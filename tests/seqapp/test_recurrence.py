@@ -222,7 +222,7 @@ def test_zoneout_leaves_an_output_that_is_no_state() -> None:
     x, states = inputs()[:, 0], states_for(cells[0])
     (y, after), (_, same) = (cell(x, states) for cell in cells)
     np.testing.assert_array_equal(after, same)
-    np.testing.assert_allclose(0.25 * states[0] + 0.75 * y / 2, after[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(0.25 * states[0] + 0.75 * y / 2, after[0], rtol=1e-5, atol=1e-6, equal_nan=False)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +236,15 @@ def test_an_option_whose_method_a_cell_replaces_is_refused(option: str, method: 
     Recurrence(kind(F)).build((None, None, F))
     with pytest.raises(ValueError, match=f"{option} changes what .*{method}.* do, and Own has its own"):
         Recurrence(kind(F, **{option: 0.5 if option == "zoneout" else True})).build((None, None, F))
+
+
+def test_a_cell_that_adds_its_kernels_too_late_is_refused() -> None:
+    class Late(GRUCell):
+        def build(self, input_shape: Any) -> None:
+            Cell.build(self, input_shape)
+
+    with pytest.raises(ValueError, match=r"normalized needs kernels: Late\.build must add them before"):
+        Late(U, normalized=True).build((None, F))
 
 
 @pytest.mark.parametrize("option", ["normalized", "learned_start"])
