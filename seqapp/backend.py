@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 TRIED = 8  # batches that Keras may ask for twice: on a GPU it takes three or so ahead
@@ -139,6 +140,18 @@ def multiplied(kernel: Any, turned: Any, x: Any) -> Any:
         return tf.matmul(kernel, x), lambda dy: (tf.matmul(dy, x, transpose_b=True), tf.matmul(turned, dy))
 
     return product(kernel, x)
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor that trains multiplies in bfloat16 by itself: a GPU, a TPU, or a CPU with the instructions."""
+    if engine() == "tensorflow":
+        found = bool(importlib.import_module("tensorflow").config.list_physical_devices("GPU"))
+    else:
+        found = importlib.import_module("jax").default_backend() != "cpu"
+    if not found:
+        with contextlib.suppress(OSError):
+            found = any(name in Path("/proc/cpuinfo").read_text() for name in ("avx512_bf16", "amx_bf16"))
+    return found
 
 
 def at_once(batches: int) -> int:

@@ -8,7 +8,7 @@ not depend on the state: whoever runs a cell over a known sequence may project a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -34,18 +34,22 @@ class Product:
     """One of the two matrix products of a step: rows (..., F) -> (..., gates·U), or columns (F, N) -> (gates·U, N).
 
     Where there is a `gain` (gates·U,), the product is normalized, over all gates at once, before `bias` (gates·U,) is added.
+    With a `dtype`, it is multiplied in that: what comes out is of the dtype of x all the same.
     """
 
     kernel: Tensor
     bias: Tensor | None = None
     gain: Tensor | None = None
     turned: Tensor | None = None  # the kernel (gates·U, F) of columns
+    dtype: str | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
+        kernel, factor = self._rounded(self.kernel), self._rounded(x)
         if self.turned is None:
-            axis, product = -1, ops.matmul(x, self.kernel)
+            axis, product = -1, ops.matmul(factor, kernel)
         else:
-            axis, product = 0, backend.multiplied(self.turned, self.kernel, x)
+            axis, product = 0, backend.multiplied(self.turned, kernel, factor)
+        product = ops.cast(product, x.dtype)
         if self.gain is not None:
             centred = product - ops.mean(product, axis=axis, keepdims=True)
             variance = ops.mean(centred * centred, axis=axis, keepdims=True)
@@ -55,8 +59,12 @@ class Product:
     def in_columns(self) -> Product:
         """The same of columns, made of rows."""
         bias, gain = (None if part is None else part[:, None] for part in (self.bias, self.gain))
+        kernel = self._rounded(self.kernel)
         # The kernel itself is there for a gradient alone; stopped, it is read once, and not by each gradient in a loop.
-        return Product(ops.stop_gradient(self.kernel), bias, gain, ops.transpose(self.kernel))
+        return Product(ops.stop_gradient(kernel), bias, gain, ops.transpose(kernel), self.dtype)
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        return x if self.dtype is None else ops.cast(x, self.dtype)
 
 
 # The methods of a cell that do what an option asks for.
@@ -83,7 +91,8 @@ class Cell(keras.layers.Layer):
 
     `recurrent_mask` (B, U) multiplies H_{t-1} inside the recurrent product only. The layer that runs the cell sets it for one
     pass over a sequence, so that one mask holds for all timesteps (Gal and Ghahramani 2016, arXiv:1512.05287v5). It sets
-    `kept` for one timestep: for each state (B, U) what zoneout keeps, 1 or 0.
+    `kept` for one timestep: for each state (B, U) what zoneout keeps, 1 or 0. Whoever trains may set `product_dtype`, in which
+    both products are then taken; gates and states keep their own.
     """
 
     states_per_cell = 1
@@ -127,6 +136,7 @@ class Cell(keras.layers.Layer):
         self.input_gain = self.recurrent_gain = None
         self.recurrent_mask: Tensor | None = None
         self.kept: States | None = None
+        self.product_dtype: str | None = None
 
     def _refuse(self, name: str, only: Any, received: Any) -> None:
         if received != only:
@@ -203,13 +213,23 @@ class Cell(keras.layers.Layer):
         """Of H_{t-1}: kernel (U, gates·U)."""
         return Product(self.recurrent_kernel, None, self.recurrent_gain)
 
+    @property
+    def of_input(self) -> Product:
+        """`input_part`, as it is to be taken now."""
+        return replace(self.input_part, dtype=self.product_dtype)
+
+    @property
+    def of_state(self) -> Product:
+        """`recurrent_part`, as it is to be taken now."""
+        return replace(self.recurrent_part, dtype=self.product_dtype)
+
     def project(self, x: Tensor) -> Tensor:
         """The part of the step that depends on the input alone: (..., F) -> (..., gates·U)."""
-        return self.input_part(x)
+        return self.of_input(x)
 
     def recur(self, projected: Tensor, states: States) -> tuple[Tensor, States]:
         """The rest of the step: (B, gates·U) and the states -> the output (B, U) and the new states."""
-        y, new = self.blend(projected, self.recurrent_part(self.masked(states[0])), states, -1)
+        y, new = self.blend(projected, self.of_state(self.masked(states[0])), states, -1)
         if not self.zoneout:
             return y, new
         kept = self.kept or [self.zoneout] * len(states)

@@ -29,6 +29,7 @@ from seqapp.task_config import (
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 CELL_NAMES = ("plain", "lstm", "gru", "cifg", "mingru", "minlstm", "lru", "attention")
 INITIALIZATIONS = ("orthogonal", "identity", "glorot")
+PRECISIONS = ("float32", "bfloat16")
 TASKS = (
     "next-word", "next-character", "next-note", "classify", "forecast", "translate", "adding", "copy-memory", "digits",
 )  # fmt: skip
@@ -72,6 +73,7 @@ class TrainingConfig:
     learning_rate: float = option(4e-3, "peak of the schedule: a short linear rise, then a cosine down to 0")
     weight_decay: float = option(0.0, "decoupled weight decay of AdamW")
     clip_norm: float = option(1.0, "largest global norm of the gradient")
+    precision: str = option("float32", "of products while training: float32, or bfloat16, for processors that have it")
     time_limit: float | None = option(None, "end training after so many seconds; the schedule then follows the clock")
     checkpoint_seconds: float = option(180.0, "save a checkpoint this often within an epoch, and after each")
     diagnose: bool = option(False, "tell TensorBoard after each epoch how far back gradients reach, for some seconds more")
@@ -109,6 +111,7 @@ class Config:
             m.cell in CELL_NAMES or ":" in m.cell, "cell", f"one of {', '.join(CELL_NAMES)}, or package.module:Class", m.cell
         )
         require(m.initialization in INITIALIZATIONS, "initialization", f"one of {', '.join(INITIALIZATIONS)}", m.initialization)
+        require(t.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", t.precision)
         for name, whole in {**dataclasses.asdict(m), **dataclasses.asdict(t), "min_count": d.min_count}.items():
             if isinstance(whole, int) and not isinstance(whole, bool) and name != "seed":
                 require(whole >= 1, name, "a whole number of at least 1", whole)

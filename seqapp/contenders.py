@@ -25,6 +25,7 @@ from seqapp.config import ModelConfig, TrainingConfig
 from seqapp.fitting import optimizer_of
 from seqapp.job import build_model
 from seqapp.label_study import LabelStudy
+from seqapp.precision import training_in
 from seqapp.recurrence import Recurrence
 from seqapp.sequences import Sequences
 from seqapp.step import Array
@@ -32,6 +33,7 @@ from seqapp.step import Array
 Work = Callable[[int], None]
 FIXED, VARIABLE = "one length", "a tenth of it to all of it"
 OURS, KERAS, TORCH, PRODUCTS = "seqapp", "Keras", "PyTorch", "matrix products alone"
+ROUNDED = "seqapp, in bfloat16"
 OF_KERAS = {"plain": layers.SimpleRNN, "lstm": layers.LSTM, "gru": layers.GRU}
 OF_TORCH = {"plain": "RNN", "lstm": "LSTM", "gru": "GRU"}
 GATES = {"plain": 1, "lstm": 4, "gru": 3, "cifg": 3}
@@ -76,6 +78,8 @@ def layers_of(cell: str, shape: Shape) -> dict[str, Work]:
 def training_steps_of(cell: str, shape: Shape) -> dict[str, Work]:
     """A whole training step of embedding, layer and logits: loss, gradients, clipping and AdamW."""
     found = {OURS: _our_step(cell, shape)}
+    if backend.has_bfloat16():
+        found[ROUNDED] = _our_step(cell, shape, "bfloat16")
     if cell in OF_KERAS:
         found[KERAS] = _keras_step(cell, shape)
         if has_torch():
@@ -160,12 +164,18 @@ def products(cell: str, shape: Shape) -> Work:
     return work
 
 
-def _our_step(cell: str, shape: Shape) -> Work:
+def _our_step(cell: str, shape: Shape, precision: str = "float32") -> Work:
     config = ModelConfig(
         cell=cell, units=shape.units, embedding=shape.embedding, tied=False, dropout=0.0, recurrent_dropout=0.0
     )
     learner = CarriedModel(build_model(config, shape.vocabulary), shape.batch_size)
-    return _fitted(learner, shape)
+    fitted = _fitted(learner, shape)
+
+    def work(times: int) -> None:
+        with training_in(precision, learner):
+            fitted(times)
+
+    return work
 
 
 def _keras_step(cell: str, shape: Shape) -> Work:

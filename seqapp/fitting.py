@@ -17,6 +17,7 @@ from tqdm import tqdm
 from seqapp import backend, records
 from seqapp.config import TrainingConfig, read_json
 from seqapp.errors import RunFailed, UsageError
+from seqapp.precision import training_in
 from seqapp.run import Run, replacing, write_json
 from seqapp.study import Study
 
@@ -119,14 +120,17 @@ class Trainer(keras.callbacks.Callback):
             p.epoch_nats = 0.0
         self.nats_before = self.nats_sampled = p.epoch_nats
         self.batch_before = self.batch_sampled = p.batch
-        with tqdm(
-            desc=f"epoch {p.epoch + 1}/{self.config.epochs}",
-            total=self.study.per_epoch,
-            initial=p.batch,
-            unit="batch",
-            leave=False,
-            mininterval=0.2 if sys.stderr.isatty() else 20,
-        ) as self.bar:
+        with (
+            tqdm(
+                desc=f"epoch {p.epoch + 1}/{self.config.epochs}",
+                total=self.study.per_epoch,
+                initial=p.batch,
+                unit="batch",
+                leave=False,
+                mininterval=0.2 if sys.stderr.isatty() else 20,
+            ) as self.bar,
+            training_in(self.config.precision, self.learner),
+        ):
             self.learner.fit(self.study.batches(p.epoch, p.batch), shuffle=False, verbose=0, callbacks=[self, *self.others])
         self.after_epoch()
 

@@ -46,6 +46,8 @@ def run_job(run: Run, config: Config, resume: bool) -> None:
     backend.keep_memory()
     study = study_of(config)
     m, parameters = config.model, study.model.count_params()
+    if config.training.precision == "bfloat16" and not backend.has_bfloat16():
+        say("this processor has no bfloat16 of its own: --precision float32 is quicker here")
     if resume:
         study.check_same(run)
         write_json(run.config_file, dataclasses.asdict(config))

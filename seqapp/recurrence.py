@@ -140,7 +140,7 @@ class Columns:
     def __init__(self, cell: Cell) -> None:
         self.cell, self.state_size = cell, cell.state_size
         # Outside of the loop: TensorFlow would fold a transposition inside of it back into the slower product.
-        self.project, self.recur = cell.input_part.in_columns(), cell.recurrent_part.in_columns()
+        self.project, self.recur = cell.of_input.in_columns(), cell.of_state.in_columns()
         self.mask = None if cell.recurrent_mask is None else ops.transpose(cell.recurrent_mask)
 
     def call(self, x: Tensor, states: States) -> tuple[Tensor, States]:

@@ -22,7 +22,7 @@ def parser() -> Parser:
     p = Parser(
         prog="python -m seqapp.train",
         description="Trains a recurrent model and measures it beside its baselines. Without arguments: the next word of a "
-        "conversation, in about four minutes on two cores. Prints the run directory last.",
+        "conversation, in four to nine minutes on two cores. Prints the run directory last.",
         epilog="The defaults shown are those for words of a text of yours; the conversations, and characters, have their own, "
         "which config.json in the run directory shows.",
     )

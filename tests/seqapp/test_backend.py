@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -141,3 +142,11 @@ def test_memory_is_kept_or_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> N
     assert dict(asked) == {-8: 1, -3: 1 << 30, -1: (1 << 31) - 1}
     monkeypatch.setattr(backend.ctypes, "CDLL", lambda name: object())
     backend.keep_memory()
+
+
+@pytest.mark.parametrize(("flags", "has"), [("fpu avx512_bf16 sse", True), ("amx_bf16 fpu", True), ("fpu avx2 sse", False)])
+def test_whether_a_processor_has_bfloat16_is_what_the_kernel_says(
+    flags: str, has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path: f"processor : 0\nflags : {flags}\n")
+    assert backend.has_bfloat16() is has
