@@ -37,6 +37,11 @@ def need(module: str, extra: str) -> ModuleType:
         raise UsageError(f"{package} is not installed: it comes with pip install 'seqapp[{extra}]'.") from None
 
 
+def say(text: str) -> None:
+    """Tells people, who read standard error, what is being done."""
+    print(text, file=sys.stderr)
+
+
 def run(body: Callable[[], None]) -> int:
     """Runs a command's body and returns its exit status; what the user can mend is one line on standard error."""
     try:
@@ -48,5 +53,9 @@ def run(body: Callable[[], None]) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
+        return FAILED
+    except OSError as error:  # a disk that is full, a file that may not be read
+        what = f"{error.filename} cannot be read or written" if error.filename else "A file cannot be read or written"
+        print(f"error: {what} ({error.strerror or error}): mend that, then run the command again", file=sys.stderr)
         return FAILED
     return 0

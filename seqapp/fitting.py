@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,20 +17,23 @@ import numpy as np
 from tqdm import tqdm
 
 from seqapp import backend, records
+from seqapp.checkpoint import Checkpoints
+from seqapp.checksums import checksum, checksums, damaged
 from seqapp.config import TrainingConfig, read_json
-from seqapp.errors import RunFailed, UsageError
+from seqapp.errors import RunFailed, UsageError, say
 from seqapp.precision import training_in
 from seqapp.run import Run, replacing, write_json
 from seqapp.study import Study
 
 WARM_UP = 0.03
 SAMPLES = 50  # points of the learning curve in an epoch
+BEST = "best.keras"  # a copy in each checkpoint
 AT_ONCE, WORK = 10, 5e10  # batches in one call of the engine, at most, and the operations that it may then be busy with
 
 
 @dataclass
 class Progress:
-    """Where a training stands: what a checkpoint holds beside the weights."""
+    """Where a training stands: what a checkpoint holds beside the weights; and checksums of the records it left so far."""
 
     epoch: int = 0
     batch: int = 0
@@ -37,9 +42,9 @@ class Progress:
     epoch_nats: float = 0.0
     best: float | None = None
     best_epoch: int = 0
-    random: list[list[int]] = field(default_factory=list)
     history: list[records.Row] = field(default_factory=list)
     curve: list[records.Row] = field(default_factory=list)
+    records: dict[str, str] = field(default_factory=dict)
 
 
 def optimizer_of(config: TrainingConfig, learner: Any) -> Any:
@@ -74,7 +79,7 @@ class Trainer(keras.callbacks.Callback):
         self.progress = Progress()
         self.at_once = batches_at_once(study)
         self.learner.compile(optimizer_of(config, self.learner), study.loss, steps_per_execution=self.at_once)
-        self.checkpoint = run.path / "checkpoint"
+        self.checkpoints = Checkpoints(run.path / "checkpoint")
         self.began = self.saved = time.monotonic()
 
     @property
@@ -108,7 +113,7 @@ class Trainer(keras.callbacks.Callback):
             RunFailed: the loss is no longer a number; model.keras then holds the last good weights.
         """
         self.began = self.saved = time.monotonic()
-        if not self.progress.step:
+        if not self.checkpoints.numbers:
             self.save()
         while not self.finished:
             self.train_epoch()
@@ -185,6 +190,7 @@ class Trainer(keras.callbacks.Callback):
             self.keep()
         records.write_history(self.run, p.history)
         records.write_tensorboard(self.run, p.step, row, p.curve)
+        p.records = checksums(self.run.path, [self.run.path / "history.csv", *(self.run.path / "logs").rglob("*")])
         self.save()
         print(
             f"epoch {p.epoch}/{self.config.epochs}  {self.study.measure}: "
@@ -201,7 +207,7 @@ class Trainer(keras.callbacks.Callback):
     def diverged(self) -> None:
         """Keeps the last good weights and ends the training."""
         if self.progress.best is None:
-            self.learner.load_weights(self.checkpoint / "weights.weights.h5")
+            self.take_up(self.checkpoints.last())
             self.keep()
         raise RunFailed(
             f"Training diverged at step {self.progress.step + 1}: the loss is not a number. The last good weights are in "
@@ -214,16 +220,16 @@ class Trainer(keras.callbacks.Callback):
             self.study.model.save(temporary)
 
     def save(self) -> None:
-        """Writes a checkpoint: weights, optimizer, carried states, random states and progress, or leaves the one before."""
+        """Writes a checkpoint, of all that a step changes, of the progress and of the best model; or leaves those before."""
         self.synced()
         if not all(np.isfinite(weight).all() for weight in self.study.model.get_weights()):
             self.diverged()
-        random = [np.asarray(state).tolist() for state in self.random_states]
-        now = dataclasses.replace(self.progress, seconds=self.elapsed, random=random)
-        with replacing(self.checkpoint) as temporary:
-            temporary.mkdir()
-            self.learner.save_weights(temporary / "weights.weights.h5")
-            write_json(temporary / "progress.json", dataclasses.asdict(now))
+        now = dataclasses.replace(self.progress, seconds=self.elapsed)
+        with self.checkpoints.next() as folder:
+            np.savez(folder / "variables.npz", *map(np.asarray, self.variables))
+            write_json(folder / "progress.json", dataclasses.asdict(now))
+            if self.progress.best is not None:
+                shutil.copyfile(self.run.model_file, folder / BEST)
         self.saved = time.monotonic()
 
     def synced(self) -> None:
@@ -231,23 +237,43 @@ class Trainer(keras.callbacks.Callback):
         _ = self.model
 
     @property
-    def random_states(self) -> list[Any]:
-        """Of dropout and of the resets: Keras saves them with no weights."""
-        return [variable for variable in self.learner.variables if variable.name == "seed_generator_state"]
+    def variables(self) -> list[Any]:
+        """All that a step changes: weights, carried states, those of dropout and of the resets, and the optimizer's."""
+        return [*self.learner.variables, *self.learner.optimizer.variables]
 
     def restore(self) -> None:
-        """Takes up training where the last checkpoint left it.
+        """Takes up training where the last checkpoint that is whole left it, with the best model so far as it was then.
+
+        Where there is no checkpoint yet, nothing was learnt.
 
         Raises:
-            UsageError: there is none, or it is damaged.
+            UsageError: there is none, or it is of another version.
         """
+        if not self.checkpoints.numbers:
+            return
+        folder = self.checkpoints.last()
         try:
-            self.learner.load_weights(self.checkpoint / "weights.weights.h5")
-            self.progress = Progress(**read_json(self.checkpoint / "progress.json"))
-            for variable, state in zip(self.random_states, self.progress.random, strict=True):
-                variable.assign(np.array(state, np.uint32))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UsageError(f"{self.checkpoint} cannot be resumed from ({error}): start again with --overwrite.") from None
+            self.progress = Progress(**read_json(folder / "progress.json"))
+            self.take_up(folder)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(
+                f"{folder} was made by another version ({error}): resume it with that, or start again with --overwrite."
+            ) from None
+        best, kept = folder / BEST, self.run.model_file
+        if best.exists() and not (kept.exists() and checksum(kept) == checksum(best)):
+            say(f"{kept} is not what it was at the checkpoint: taking it from there")
+            with replacing(kept) as temporary:
+                shutil.copyfile(best, temporary)
+        for name in damaged(self.run.path, self.progress.records):
+            say(f"{self.run.path / name} is not what it was at the checkpoint")
+        if self.progress.history:
+            records.write_history(self.run, self.progress.history)
+
+    def take_up(self, folder: Path) -> None:
+        """Gives all variables the values of a checkpoint."""
+        with np.load(folder / "variables.npz", allow_pickle=False) as values:
+            for variable, value in zip(self.variables, values.values(), strict=True):
+                variable.assign(value)
 
 
 def _shown(value: float) -> str:

@@ -10,6 +10,7 @@ import keras
 from seqapp.config import Config
 from seqapp.diagnosis import LAGS, Diagnosis
 from seqapp.gradient_flow import GradientFlow
+from seqapp.records import write_scalars
 
 
 class FlowRecorder(keras.callbacks.Callback):
@@ -20,15 +21,9 @@ class FlowRecorder(keras.callbacks.Callback):
         self.flow, self.config, self.logs = GradientFlow(study), config, logs
 
     def on_train_end(self, logs: Any = None) -> None:
-        from tensorboard.summary import Writer
-
-        diagnosis = Diagnosis(self.flow.measure(), self.config)
-        writer, step = Writer(str(self.logs)), int(self.model.optimizer.iterations)
-        writer.add_scalar("gradient/horizon", diagnosis.horizon, step)
-        for lag in LAGS:
-            if lag <= diagnosis.timesteps:
-                writer.add_scalar(f"gradient/{lag} back", diagnosis.gradient[lag - 1], step)
+        diagnosis, step = Diagnosis(self.flow.measure(), self.config), int(self.model.optimizer.iterations)
+        scalars = [("gradient/horizon", float(diagnosis.horizon))]
+        scalars += [(f"gradient/{lag} back", diagnosis.gradient[lag - 1]) for lag in LAGS if lag <= diagnosis.timesteps]
         for name, flow in diagnosis.flows.items():
-            for quantity in ("radius", "dead", "saturated"):
-                writer.add_scalar(f"{quantity}/{name}", getattr(flow, quantity), step)
-        writer.close()
+            scalars += [(f"{quantity}/{name}", getattr(flow, quantity)) for quantity in ("radius", "dead", "saturated")]
+        write_scalars(self.logs, step, "flow", [(tag, value, step) for tag, value in scalars])

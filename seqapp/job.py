@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -21,12 +19,13 @@ from seqapp.cells import CELLS
 from seqapp.config import CELL_NAMES, Config, ModelConfig
 from seqapp.diagnosis import Diagnosis
 from seqapp.drawn import Drawn
-from seqapp.errors import UsageError
+from seqapp.errors import RunFailed, UsageError, say
 from seqapp.fitting import Trainer, optimizer_of
 from seqapp.flow_recorder import FlowRecorder
 from seqapp.gradient_flow import GradientFlow, layers_of
+from seqapp.lock import held
 from seqapp.model import SequenceModel
-from seqapp.run import Run, write_json
+from seqapp.run import Run, replacing, write_json
 from seqapp.study import Study
 from seqapp.tasks import task_of
 
@@ -39,7 +38,16 @@ def run_job(run: Run, config: Config, resume: bool) -> None:
     """Trains and measures a run; prints its figures on standard output, its progress on standard error.
 
     Nothing is written before the data are known to be good.
+
+    Raises:
+        UsageError: the run is another process's, or cannot be resumed.
+        RunFailed: the training diverged, or its disk is full.
     """
+    with held(run.path, "--run"):
+        _run_job(run, config, resume)
+
+
+def _run_job(run: Run, config: Config, resume: bool) -> None:
     began = time.monotonic()
     keras.utils.set_random_seed(config.training.seed)
     backend.make_deterministic()
@@ -49,29 +57,44 @@ def run_job(run: Run, config: Config, resume: bool) -> None:
     if config.training.precision == "bfloat16" and not backend.has_bfloat16():
         say("this processor has no bfloat16 of its own: --precision float32 is quicker here")
     if resume:
+        run.check()
         study.check_same(run)
-        write_json(run.config_file, dataclasses.asdict(config))
+        run.write_config(config)
     else:
         prepare(run, config, study)
     recorders = [FlowRecorder(study, config, run.path / "logs")] if config.training.diagnose else []
     trainer = Trainer(run, config.training, study, recorders)
-    if resume:
-        trainer.restore()
-    try:
+    with resumable(run):
+        if resume:
+            trainer.restore()
         trainer.train()
-    except KeyboardInterrupt:
-        say(f"\nthe last checkpoint is kept; go on with: python -m seqapp.train --run {run.path} --resume")
-        raise
-    say("measuring the best epoch, beside the baselines")
-    report = study.report(run.load_model(), run.held_out)
-    write_json(run.path / "metrics.json", {**report.as_json(), **describe(config, parameters, trainer, began)})
-    records.draw_learning_curve(
-        run.path / "learning_curve.png", trainer.progress.history, trainer.progress.curve, report.levels, study.unit
-    )
-    report.draw(run.path)
-    # Only now is nothing left to resume.
-    shutil.rmtree(trainer.checkpoint)
+        say("measuring the best epoch, beside the baselines")
+        report = study.report(run.load_model(), run.held_out)
+        write_json(run.path / "metrics.json", {**report.as_json(), **describe(config, parameters, trainer, began)})
+        records.draw_learning_curve(
+            run.path / "learning_curve.png", trainer.progress.history, trainer.progress.curve, report.levels, study.unit
+        )
+        report.draw(run.path)
+        run.seal()
+        # Only now is nothing left to resume.
+        trainer.checkpoints.remove()
     print(report.table(m.cell))
+
+
+@contextmanager
+def resumable(run: Run) -> Iterator[None]:
+    """What ends a training says how it goes on."""
+    command = f"python -m seqapp.train --run {run.path} --resume"
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"\nthe last checkpoint is kept; go on with: {command}")
+        raise
+    except OSError as error:
+        raise RunFailed(
+            f"{error.filename or run.path} cannot be read or written ({error.strerror or error}): the last checkpoint is kept. "
+            f"Mend that, for instance make room, then go on with: {command}"
+        ) from None
 
 
 def study_of(config: Config) -> Study:
@@ -112,10 +135,6 @@ def practise(study: Study, task: Drawn, config: Config) -> None:
     optimizer = optimizer_of(config.training, study.learner)
     study.learner.compile(optimizer, study.loss, steps_per_execution=backend.at_once(PRACTICE // 7))
     study.learner.fit(task.study(replace(config, long_range=short, data=parts)).batches(0, 0), shuffle=False, verbose=0)
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def build_model(config: ModelConfig, vocabulary_size: int) -> SequenceModel:
@@ -169,12 +188,21 @@ def make_cell(config: ModelConfig, residual: bool = False) -> keras.layers.Layer
 
 
 def prepare(run: Run, config: Config, study: Study) -> None:
-    """Makes the run directory, in place of an old one."""
-    if run.path.exists():
-        shutil.rmtree(run.path)
-    run.path.mkdir(parents=True)
-    study.save(run)
-    write_json(run.config_file, dataclasses.asdict(config))
+    """Makes the run directory, in place of an old one: with all that a training needs to begin, or not at all.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        with replacing(run.path) as temporary:
+            temporary.mkdir()
+            study.save(Run(temporary))
+            Run(temporary).write_config(config)
+            Run(temporary).seal()
+    except OSError as error:
+        raise UsageError(
+            f"{run.path} cannot be written ({error.strerror or error}): make room, or name another directory with --run."
+        ) from None
 
 
 def describe(config: Config, parameters: int, trainer: Trainer, began: float) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from seqapp.run import Run, replacing
@@ -21,15 +22,29 @@ def write_history(run: Run, rows: list[Row]) -> None:
 
 def write_tensorboard(run: Run, step: int, row: Row, curve: list[Row]) -> None:
     """The figures of an epoch that ended at `step`, and the points of its learning curve, under logs/."""
-    from tensorboard.summary import Writer
+    points = [("training_nats", p["training_nats"], int(p["step"])) for p in curve if p["step"] > step - row["windows"]]
+    write_scalars(
+        run.path / "logs", step, "loss", points + [(n, row[n], step) for n in ("validation_nats", "tokens_per_second")]
+    )
 
-    writer = Writer(str(run.path / "logs"))
-    for point in curve:
-        if point["step"] > step - row["windows"]:
-            writer.add_scalar("training_nats", point["training_nats"], int(point["step"]))
-    for name in ("validation_nats", "tokens_per_second"):
-        writer.add_scalar(name, row[name], step)
-    writer.close()
+
+def write_scalars(logs: Path, step: int, name: str, scalars: Iterable[tuple[str, float, int]]) -> None:
+    """A file of TensorBoard's, of (tag, value, step): the same for the same `step` and `name`, so that none is there twice.
+
+    TensorBoard's own writer has a thread, whose errors nobody can catch.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    now = time.time()
+    events = [Event(wall_time=now, file_version="brain.Event:2")]
+    for tag, value, at in scalars:
+        events.append(Event(wall_time=now, step=at, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)])))
+    with replacing(logs / f"events.out.tfevents.{step:010d}.{name}") as temporary, temporary.open("wb") as file:
+        writer = RecordWriter(file)
+        for event in events:
+            writer.write(event.SerializeToString())
 
 
 def draw_learning_curve(path: Path, rows: list[Row], curve: list[Row], levels: Mapping[str, float], unit: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import json
+import os
 import shutil
 import tempfile
 import zipfile
@@ -18,9 +20,12 @@ from typing import Any
 import numpy as np
 
 from seqapp import config as configuration
+from seqapp.checksums import checksums, damaged
 from seqapp.config import CELL_NAMES, Config
 from seqapp.errors import UsageError, need
 from seqapp.vocabulary import Vocabulary
+
+LARGE = 64 << 20  # bytes of a file that takes long to read: `open` leaves it unread
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,52 @@ class Run:
             raise UsageError(f"{path} is no run directory, it has no config.json: give one that seqapp.train made.")
         if not run.model_file.exists():
             raise UsageError(f"{path} holds no model.keras, its training is not finished: go on with --run {path} --resume.")
+        # Who needs one that is missing says so; one that is large is checked when it is read.
+        files = {name: run.path / name for name in run.sums}
+        run._check({name: run.sums[name] for name, file in files.items() if file.exists() and file.stat().st_size <= LARGE})
         return run
 
     @cached_property
     def config_file(self) -> Path:
         return self.path / "config.json"
+
+    def write_config(self, config: Config) -> None:
+        """Writes config.json, whose checksum is not known until `seal`: a process may be killed in between."""
+        content = dataclasses.asdict(config)
+        if self.config_file.exists() and configuration.read_json(self.config_file) == content:
+            return
+        if self.sums:
+            write_json(self.sums_file, {name: value for name, value in self.sums.items() if name != self.config_file.name})
+        write_json(self.config_file, content)
+
+    def seal(self) -> None:
+        """Writes the checksums of what is read again: all that a training begins with, and what it comes to."""
+        known = [self.path / name for name in self.sums] or list(self.path.iterdir())
+        made = [self.config_file, self.model_file, *(self.path / name for name in ("metrics.json", "history.csv"))]
+        write_json(self.sums_file, checksums(self.path, {*known, *made}))
+
+    @property
+    def sums_file(self) -> Path:
+        return self.path / "checksums.json"
+
+    @property
+    def sums(self) -> dict[str, str]:
+        """The checksums of files by their names; of those alone that were there when they were last written."""
+        return configuration.read_json(self.sums_file) if self.sums_file.exists() else {}
+
+    def check(self) -> None:
+        """Reads all files whose checksums are known.
+
+        Raises:
+            UsageError: one is damaged, or missing.
+        """
+        self._check(self.sums)
+
+    def _check(self, known: dict[str, str]) -> None:
+        for name in damaged(self.path, known):
+            raise UsageError(
+                f"{self.path / name} is damaged, it is not what {self.sums_file.name} says: restore it, or train again."
+            )
 
     @cached_property
     def model_file(self) -> Path:
@@ -88,6 +134,8 @@ class Run:
     def tokens(self, part: str) -> Any:
         """The stream (N,) of `train`, `validation` or `test`, read through a memory map."""
         file = self.path / f"{part}_tokens.npy"
+        if file.exists() and file.stat().st_size > LARGE:
+            self._check({name: value for name, value in self.sums.items() if name == file.name})
         try:
             return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
         except FileNotFoundError:
@@ -145,7 +193,10 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path of the same suffix that takes the place of `path` at once, and only if nothing went wrong."""
+    """A temporary path of the same suffix that takes the place of `path` at once, and only if nothing went wrong.
+
+    What is written there is on the disk before it gets its name: a machine that loses its power keeps the old or the new.
+    """
     temporary, old = path.with_name(f".partial-{path.name}"), path.with_name(f".old-{path.name}")
     if old.exists() and not path.exists():  # a process was killed between the two renames below
         old.rename(path)
@@ -154,10 +205,12 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
+        _sync(temporary)
         if path.is_dir():  # a directory cannot be renamed over another
             remove(old)
             path.rename(old)
         temporary.replace(path)
+        _sync(path.parent, inside=False)
     finally:
         remove(temporary)
         if path.exists():
@@ -167,6 +220,20 @@ def replacing(path: Path) -> Iterator[Path]:
         else:
             for folder in new:
                 folder.rmdir()
+
+
+def _sync(path: Path, inside: bool = True) -> None:
+    """Has the system write a file, or a directory and what is in it, to the disk."""
+    if os.name == "nt":  # which does so for no file that is open for reading
+        return
+    if inside and path.is_dir():
+        for one in path.iterdir():
+            _sync(one)
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def remove(path: Path) -> None:

@@ -42,7 +42,7 @@ def command(flags: dict[str, Any]) -> None:
     path, resume, overwrite, file, modules = (flags.pop(name) for name in ("run", "resume", "overwrite", "config", "modules"))
     if resume:
         run, config = resumed(path, flags, file, modules)
-        if not (run.path / "checkpoint").exists():
+        if (run.path / "metrics.json").exists() and not (run.path / "checkpoint").exists():
             print("the run is finished already: nothing to resume", file=sys.stderr)
             print(run.path)
             return

@@ -34,6 +34,13 @@ def run(command: list[str], folder: Path) -> str:
 
 def run_forked(command: list[str], folder: Path) -> str:
     """The same of `python -m MODULE …` or `python -c CODE`, in a child of the server."""
+    status, out, errors = forked(command, folder)
+    assert status == 0, f"{shlex.join(command)}\nstatus {status}\n{errors}"
+    return out
+
+
+def forked(command: list[str], folder: Path) -> tuple[int | None, str, str]:
+    """The status of such a command, None where the server died, and what it writes on its two outputs."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         reading, writing = os.pipe()
         message = json.dumps([command[1:], str(folder), _environment()]).encode()
@@ -43,8 +50,7 @@ def run_forked(command: list[str], folder: Path) -> str:
             status = answer.read()  # when all who could write it have ended; nothing, where the server died
         out.seek(0)
         errors.seek(0)
-        assert status == "0", f"{shlex.join(command)}\nstatus {status}\n{errors.read()}"
-        return out.read()
+        return int(status) if status else None, out.read(), errors.read()
 
 
 def _environment() -> dict[str, str]:

@@ -270,6 +270,7 @@ def test_what_cannot_be_exported_leaves_nothing(
 
 def test_a_run_that_lost_its_data(classified: Classified, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(Path(shutil.copytree(classified(*RUNS["series"]).path, tmp_path / "run")))
+    run.sums_file.unlink()  # as a version left it that wrote none
     (run.path / "test_examples.npz").unlink()
     refused_by_export(run, tmp_path / "bundle", ["--format", "onnx"], capsys, "There is no", "test_examples.npz")
     (run.path / "classes.json").write_text("[]")

@@ -164,10 +164,11 @@ def test_a_checkpoint_within_an_epoch_is_due_by_the_clock(tmp_path: Path, monkey
 def test_a_left_over_partial_checkpoint_does_no_harm(tmp_path: Path) -> None:
     """As a process leaves it that was killed while it saved."""
     trainer = make(tmp_path / "run", epochs=1)
-    (tmp_path / "run" / ".partial-checkpoint").mkdir()
-    (tmp_path / "run" / ".partial-checkpoint" / "weights.weights.h5").write_bytes(b"half of it")
+    left = tmp_path / "run" / "checkpoint" / ".partial-000001"
+    left.mkdir(parents=True)
+    (left / "variables.npz").write_bytes(b"half of it")
     trainer.train()
-    assert [path.name for path in trainer.run.path.glob(".partial*")] == []
+    assert list(trainer.run.path.rglob(".partial*")) == []
 
 
 def planned(monkeypatch: pytest.MonkeyPatch, nats: list[float]) -> list[list[Any]]:
