@@ -11,6 +11,8 @@ from export import converter
 from export.artifact import FORMATS, MICRO, PRECISIONS, TRAINABLE, check_wanted
 from seqapp import errors
 from seqapp.cli import Parser, add_import_flag, import_modules, need_keras, open_run
+from seqapp.errors import RunFailed
+from seqapp.lock import held
 from seqapp.run import check_target
 
 
@@ -54,7 +56,14 @@ def command(a: argparse.Namespace) -> None:
         converter.start()  # before anything is computed, by a module of the user's for example
     import_modules(a.modules)
     conversion = importlib.import_module("export.conversion")
-    print(conversion.export_run(run, target, list(a.format), list(a.quantize), profiles))
+    with held(target, "--out"):
+        try:
+            table = conversion.export_run(run, target, list(a.format), list(a.quantize), profiles)
+        except OSError as error:
+            raise RunFailed(
+                f"{target} cannot be written ({error.strerror or error}): make room, or name another directory with --out."
+            ) from None
+    print(table)
     print(target)
 
 

@@ -19,6 +19,7 @@ from export.spec import SEQUENCE_LENGTHS, Spec
 from seqapp import errors
 from seqapp.cli import Parser
 from seqapp.errors import UsageError
+from seqapp.run import replacing
 from seqapp.step import Array
 
 SHORT, LONG = 100, 4096
@@ -58,7 +59,8 @@ def command(bundle: Path, repeats: int, run: Path | None, readme: Path | None) -
     if readme:
         before, _, rest = readme.read_text("utf-8").partition(BEGIN)
         _, _, after = rest.partition(END)
-        readme.write_text(f"{before}{BEGIN}\n{result}\n{END}{after}", "utf-8")
+        with replacing(readme) as temporary:
+            temporary.write_text(f"{before}{BEGIN}\n{result}\n{END}{after}", "utf-8")
 
 
 @dataclass

@@ -17,9 +17,9 @@ from export.source import Source
 from export.spec import ENCODE, Signature, State, TensorSpec
 from export.translation import TranslationSource
 from export.validate import FLOAT32, AnyReference, Verdict, declared
-from seqapp import __version__
 from seqapp.subwords import Subwords
 from seqapp.translate import SIDES
+from seqapp.versions import FORMAT, made_with
 from seqapp.vocabulary import Vocabulary
 
 PACKAGES = ("tensorflow", "keras", "numpy", "onnx", "onnxruntime", "ai-edge-litert")
@@ -43,7 +43,8 @@ def content(source: AnySource, folder: Path, files: list[tuple[Artifact, Path, V
         "files": [_file(artifact, path, verdict, reference) for artifact, path, verdict in files],
         "parity": [entry for artifact, _, verdict in files for entry in _parity(artifact, verdict, reference)],
         "parameters": reference.network.model.count_params(),
-        "versions": {"seqapp": __version__, **{name: metadata.version(name) for name in PACKAGES}},
+        "format": FORMAT,
+        "versions": made_with(PACKAGES),
     }
 
 

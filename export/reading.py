@@ -28,6 +28,7 @@ from export.spec import (
     State,
     TranslationSpec,
 )
+from seqapp import versions
 from seqapp.beam_search import Search
 from seqapp.errors import UsageError
 from seqapp.framing import Framing
@@ -53,7 +54,7 @@ def read(bundle: Path) -> dict[str, Any]:
     """The manifest of a bundle.
 
     Raises:
-        UsageError: there is none, or it is no JSON object.
+        UsageError: there is none, it is no JSON object, or a newer version made it.
     """
     try:
         text = (bundle / "manifest.json").read_bytes()
@@ -63,7 +64,8 @@ def read(bundle: Path) -> dict[str, Any]:
         content = json.loads(text.decode("utf-8"))
         if not isinstance(content, dict):
             raise TypeError("it is no JSON object")
-        return content
+    versions.check(bundle, content)
+    return content
 
 
 def spec_of(bundle: Path, content: dict[str, Any]) -> Spec:

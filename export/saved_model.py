@@ -58,9 +58,22 @@ def save(network: Any, functions: dict[str, Any], path: Path, text: Any = None) 
     module.text = text
     # A tf.Module does not see into a Keras 3 model: without the bare variables the file would have no weights.
     module.variables_of_model = [variable.value for variable in network.variables]
-    # Without the functions of custom gradients (silu has one, for a little memory): those of the operators are as right.
+    save_module(module, functions, path)
+
+
+def save_module(module: Any, functions: dict[str, Any], path: Path) -> None:
+    """Writes functions of a module as the signatures of a SavedModel.
+
+    Raises:
+        OSError: it cannot be written; TensorFlow has errors of its own for that.
+    """
+    # Without the functions of custom gradients (silu has one, for a little memory): those of the operators are as right, and
+    # TensorFlow would save the gradients of gradients too, for those who train a SavedModel.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, str(path), signatures=functions, options=options)
+    try:
+        tf.saved_model.save(module, str(path), signatures=functions, options=options)
+    except tf.errors.OpError as error:
+        raise OSError(None, error.message.rpartition("; ")[2], str(path)) from None
 
 
 def _shorten_names(path: Path) -> None:

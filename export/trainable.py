@@ -20,6 +20,7 @@ import tensorflow as tf
 from export.converter import convert
 from export.flatbuffer import read, write
 from export.network import Network
+from export.saved_model import save_module
 from export.spec import STEP, TOKENS, Signature, Spec, TensorSpec
 from export.stages import Lookup, Recurrent
 from seqapp.cell import States, Tensor, by_halves
@@ -51,10 +52,8 @@ def write_trainable(network: Network, spec: Spec, path: Path, window: int = WIND
         name: tf.function(getattr(learner, name), autograph=False).get_concrete_function(**_specs(signature))
         for name, signature in signatures(network, spec, window, batch).items()
     }
-    # TensorFlow would save the gradients of gradients too, for those who train a SavedModel.
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(learner, folder, functions, options)
+        save_module(learner, functions, Path(folder))
         path.write_bytes(write(read(convert(Path(folder), list(functions))), first=STEP))
 
 

@@ -8,12 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import metadata
 from typing import Any
 
 import keras
 
-from seqapp import __version__, backend, records
+from seqapp import backend, records
 from seqapp.attention_cell import AttentionCell
 from seqapp.cells import CELLS
 from seqapp.config import CELL_NAMES, Config, ModelConfig
@@ -28,6 +27,7 @@ from seqapp.model import SequenceModel
 from seqapp.run import Run, replacing, write_json
 from seqapp.study import Study
 from seqapp.tasks import task_of
+from seqapp.versions import FORMAT, made_with
 
 # Steps of training, and timesteps: with these, cells that learn to remember and cells that do not are soon told apart.
 PRACTICE, SHORT = 350, 32
@@ -198,11 +198,17 @@ def prepare(run: Run, config: Config, study: Study) -> None:
             temporary.mkdir()
             study.save(Run(temporary))
             Run(temporary).write_config(config)
+            write_json(temporary / "versions.json", {"format": FORMAT, "versions": versions_now()})
             Run(temporary).seal()
     except OSError as error:
         raise UsageError(
             f"{run.path} cannot be written ({error.strerror or error}): make room, or name another directory with --run."
         ) from None
+
+
+def versions_now() -> dict[str, str]:
+    """Of what a training depends on."""
+    return {**made_with((backend.engine(), "keras", "numpy")), "python": platform.python_version()}
 
 
 def describe(config: Config, parameters: int, trainer: Trainer, began: float) -> dict[str, Any]:
@@ -217,9 +223,5 @@ def describe(config: Config, parameters: int, trainer: Trainer, began: float) ->
             "seed": config.training.seed,
         },
         "parameters": parameters,
-        "versions": {
-            "seqapp": __version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in (backend.engine(), "keras", "numpy")},
-        },
+        "versions": versions_now(),
     }

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from seqapp import config as configuration
+from seqapp import versions
 from seqapp.checksums import checksums, damaged
 from seqapp.config import CELL_NAMES, Config
 from seqapp.errors import UsageError, need
@@ -48,6 +49,7 @@ class Run:
             raise UsageError(f"{path} is no run directory, it has no config.json: give one that seqapp.train made.")
         if not run.model_file.exists():
             raise UsageError(f"{path} holds no model.keras, its training is not finished: go on with --run {path} --resume.")
+        versions.check(run.path, run.made)
         # Who needs one that is missing says so; one that is large is checked when it is read.
         files = {name: run.path / name for name in run.sums}
         run._check({name: run.sums[name] for name, file in files.items() if file.exists() and file.stat().st_size <= LARGE})
@@ -71,6 +73,12 @@ class Run:
         known = [self.path / name for name in self.sums] or list(self.path.iterdir())
         made = [self.config_file, self.model_file, *(self.path / name for name in ("metrics.json", "history.csv"))]
         write_json(self.sums_file, checksums(self.path, {*known, *made}))
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """The format of this directory, and the versions that it was begun with."""
+        file = self.path / "versions.json"
+        return configuration.read_json(file) if file.exists() else {}
 
     @property
     def sums_file(self) -> Path:
@@ -101,6 +109,7 @@ class Run:
 
     @cached_property
     def config(self) -> Config:
+        versions.check(self.path, self.made)
         content = configuration.read_json(self.config_file)
         if not configuration.known(content.get("task")):
             raise UsageError(
@@ -175,7 +184,9 @@ class Run:
                     f"{self.path} uses a cell of its own, {self.config.model.cell}: say --import {module}, if you trust it."
                 ) from None
             first = (str(error).splitlines() or [""])[0]
-            raise UsageError(f"{self.model_file} is damaged ({first}): restore it, or train again.") from None
+            others = ", ".join(versions.differences(self.made.get("versions", {})))
+            made = f"was made with {others}, and cannot be loaded" if others else "is damaged"
+            raise UsageError(f"{self.model_file} {made} ({first}): restore it, or train again.") from None
         size = getattr(model, "vocabulary_size", None)
         if size is not None and size != len(self.vocabulary):
             raise UsageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,3 +50,11 @@ def assert_same_training(one: Trainer, other: Trainer) -> None:
     ours, theirs = ([[row[name] for name in names] for row in t.progress.history] for t in (one, other))
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, equal_nan=False)
     assert (one.progress.step, one.progress.best_epoch) == (other.progress.step, other.progress.best_epoch)
+
+
+def scalars(logs: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows: steps and values by tag."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(logs)).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}

@@ -75,7 +75,7 @@ def entry(content: dict[str, Any], path: str) -> dict[str, Any]:
 
 def test_has_the_parts_of_the_contract(content: dict[str, Any]) -> None:
     parts = ["task", "description", "signatures", "states", "token_count", "vocabulary", "files", "parity", "parameters"]
-    assert list(content) == [*parts, "versions"]
+    assert list(content) == [*parts, "format", "versions"]
     assert (content["task"], content["description"]) == ("next-word", "What it is.")
     assert content["token_count"] == SIZE
     # Embedding, two LSTM layers, output bias.

@@ -12,6 +12,7 @@ import seqapp.diagnose
 import seqapp.train
 from seqapp.run import Run
 from tests.conftest import one_line
+from tests.training import scalars
 
 SMALL = ["--task", "adding", "--length", "100", "--units", "32", "--learning-rate", "0.003"]
 
@@ -83,18 +84,9 @@ def test_a_picture_that_cannot_be_drawn_is_refused_first(tmp_path: Path, capsys:
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def scalars(logs: Path) -> dict[str, dict[int, float]]:
-    """What TensorBoard shows, by step."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util.tensor_util import make_ndarray
-
-    events = EventAccumulator(str(logs)).Reload()
-    return {tag: {e.step: float(make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)} for tag in events.Tags()["tensors"]}
-
-
 def test_tensorboard_is_told_after_each_epoch(added: Callable[..., Run]) -> None:
     run = added("--diagnose", "--epochs", "2", "--layers", "2")
-    found = scalars(run.path / "logs")
+    found = {tag: dict(points) for tag, points in scalars(run.path / "logs").items()}
     assert len(found["validation_nats"]) == 2
     for tag in ("gradient/horizon", "gradient/1 back", "radius/layer 1", "dead/layer 2", "saturated/layer 1"):
         assert list(found[tag]) == list(found["validation_nats"])

@@ -6,25 +6,16 @@ import csv
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from seqapp.records import write_history, write_scalars, write_tensorboard
 from seqapp.run import Run
+from tests.training import scalars
 
 ROWS = [
     {"epoch": 1, "windows": 10, "validation_nats": 2.5, "tokens_per_second": 100.0},
     {"epoch": 2, "windows": 10, "validation_nats": 2.0, "tokens_per_second": 90.0},
 ]
 CURVE = [{"step": 5, "training_nats": 3.0}, {"step": 10, "training_nats": 2.75}, {"step": 15, "training_nats": 2.25}]
-
-
-def scalars(logs: Path) -> dict[str, list[tuple[int, float]]]:
-    read = EventAccumulator(str(logs)).Reload()
-    tags = read.Tags()
-    found = {tag: [(event.step, event.value) for event in read.Scalars(tag)] for tag in tags["scalars"]}
-    for tag in tags["tensors"]:  # as TensorBoard itself turns them when it reads
-        found[tag] = [(event.step, float(event.tensor_proto.float_val[0])) for event in read.Tensors(tag)]
-    return found
 
 
 def test_tensorboard_reads_the_figures_of_all_epochs_once(tmp_path: Path) -> None:
