@@ -53,11 +53,12 @@ class Checkpoints:
         return whole[-1]
 
     def remove(self) -> None:
-        """At once, for whoever looks whether there is anything to resume."""
+        """At once, for whoever looks whether there is anything to resume; and what such a removal left that was killed."""
         old = self.folder.with_name(f".old-{self.folder.name}")
         remove(old)
-        self.folder.rename(old)
-        remove(old)
+        if self.folder.exists():
+            self.folder.rename(old)
+            remove(old)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from seqapp import config as configuration
 from seqapp import errors
+from seqapp.checkpoint import Checkpoints
 from seqapp.cli import Parser, add_settings, import_task, need_keras, settings
 from seqapp.config import Config
 from seqapp.errors import UsageError
@@ -42,7 +43,9 @@ def command(flags: dict[str, Any]) -> None:
     path, resume, overwrite, file, modules = (flags.pop(name) for name in ("run", "resume", "overwrite", "config", "modules"))
     if resume:
         run, config = resumed(path, flags, file, modules)
-        if (run.path / "metrics.json").exists() and not (run.path / "checkpoint").exists():
+        checkpoints = Checkpoints(run.path / "checkpoint")
+        if (run.path / "metrics.json").exists() and not checkpoints.folder.exists():
+            checkpoints.remove()
             print("the run is finished already: nothing to resume", file=sys.stderr)
             print(run.path)
             return

@@ -64,3 +64,6 @@ def test_to_remove_them_leaves_nothing(tmp_path: Path) -> None:
     write(checkpoints, "1")
     checkpoints.remove()
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".old-checkpoint" / "000001").mkdir(parents=True)
+    checkpoints.remove()
+    assert list(tmp_path.iterdir()) == []
