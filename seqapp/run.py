@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 
 from seqapp import config as configuration
+from seqapp.arrays import DAMAGE
 from seqapp.checksums import checksums, damaged
 from seqapp.config import CELL_NAMES, Config
 from seqapp.errors import UsageError, need
+from seqapp.untrusted import inside, read_npy, words_of
 from seqapp.vocabulary import Vocabulary
 
 LARGE = 64 << 20  # bytes of a file that takes long to read: `open` leaves it unread
@@ -79,7 +81,10 @@ class Run:
     @property
     def sums(self) -> dict[str, str]:
         """The checksums of files by their names; of those alone that were there when they were last written."""
-        return configuration.read_json(self.sums_file) if self.sums_file.exists() else {}
+        found = configuration.read_json(self.sums_file) if self.sums_file.exists() else {}
+        if not all(isinstance(value, str) for value in found.values()):
+            raise UsageError(f"{self.sums_file} must hold a checksum for each name: restore it, or train again.")
+        return found
 
     def check(self) -> None:
         """Reads all files whose checksums are known.
@@ -90,6 +95,9 @@ class Run:
         self._check(self.sums)
 
     def _check(self, known: dict[str, str]) -> None:
+        for name in known:
+            if not inside(self.path, name):
+                raise UsageError(f"{self.sums_file} names {name!r}, which is not in the run: do not use it, or train again.")
         for name in damaged(self.path, known):
             raise UsageError(
                 f"{self.path / name} is damaged, it is not what {self.sums_file.name} says: restore it, or train again."
@@ -137,11 +145,14 @@ class Run:
         if file.exists() and file.stat().st_size > LARGE:
             self._check({name: value for name, value in self.sums.items() if name == file.name})
         try:
-            return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+            tokens = np.asarray(read_npy(file, mapped=True))
+            if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+                raise ValueError(f"it holds {tokens.dtype} {tokens.shape}")
+            return tokens
         except FileNotFoundError:
             raise UsageError(f"There is no {file}: restore it, or train again.") from None
-        except (ValueError, EOFError, OSError) as error:
-            raise UsageError(f"{file} cannot be read ({error}): restore it, or train again.") from None
+        except DAMAGE as error:
+            raise UsageError(f"{file} cannot be read ({words_of(error)}): restore it, or train again.") from None
 
     @property
     def held_out(self) -> str:
