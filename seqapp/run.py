@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from seqapp import config as configuration
+from seqapp import model_file
 from seqapp.arrays import DAMAGE
 from seqapp.checksums import checksums, damaged
-from seqapp.config import CELL_NAMES, Config
-from seqapp.errors import UsageError, need
+from seqapp.config import Config
+from seqapp.errors import UsageError
 from seqapp.untrusted import inside, read_npy, words_of
 from seqapp.vocabulary import Vocabulary
 
@@ -50,10 +51,23 @@ class Run:
             raise UsageError(f"{path} is no run directory, it has no config.json: give one that seqapp.train made.")
         if not run.model_file.exists():
             raise UsageError(f"{path} holds no model.keras, its training is not finished: go on with --run {path} --resume.")
+        run.check_links()
         # Who needs one that is missing says so; one that is large is checked when it is read.
         files = {name: run.path / name for name in run.sums}
         run._check({name: run.sums[name] for name, file in files.items() if file.exists() and file.stat().st_size <= LARGE})
         return run
+
+    def check_links(self) -> None:
+        """Refuses a run whose files are elsewhere.
+
+        Raises:
+            UsageError: a symbolic link leads out of it.
+        """
+        for path in self.path.rglob("*"):
+            if path.is_symlink() and not inside(self.path, path.relative_to(self.path).as_posix()):
+                raise UsageError(
+                    f"{path} is a link to what is not in the run: put the file itself there, or do not use the run."
+                )
 
     @cached_property
     def config_file(self) -> Path:
@@ -165,28 +179,25 @@ class Run:
         Raises:
             UsageError: the file is damaged, its cell is not imported, or its vocabulary is another one.
         """
-        keras = need("keras", "train")
-        for module in (
-            "seqapp.cells",
-            "seqapp.model",
-            "seqapp.classifier",
-            "seqapp.translator",
-        ):  # the classes that a file may name
+        # The classes that a file may name.
+        for module in ("seqapp.cells", "seqapp.model", "seqapp.classifier", "seqapp.translator"):
             importlib.import_module(module)
         if not zipfile.is_zipfile(self.model_file):
             raise UsageError(f"{self.model_file} is damaged (it is no archive): restore it, or train again.")
         try:
-            model = keras.saving.load_model(self.model_file, compile=False)
-        except (zipfile.BadZipFile, OSError, KeyError, EOFError) as error:
-            raise UsageError(f"{self.model_file} is damaged ({error}): restore it, or train again.") from None
-        except (ValueError, TypeError) as error:
-            if self.config.model.cell not in CELL_NAMES:
-                module = self.config.model.cell.partition(":")[0]
+            model = model_file.load(self.model_file)
+        except model_file.UnknownName as error:
+            module, own, name = self.config.model.cell.partition(":")
+            if own and repr(name) in str(error):
                 raise UsageError(
                     f"{self.path} uses a cell of its own, {self.config.model.cell}: say --import {module}, if you trust it."
                 ) from None
-            first = (str(error).splitlines() or [""])[0]
-            raise UsageError(f"{self.model_file} is damaged ({first}): restore it, or train again.") from None
+            raise UsageError(
+                f"{self.model_file} is not to be trusted ({error}): if that is your own, say --import and its module; "
+                "otherwise do not use the file."
+            ) from None
+        except Exception as error:  # Keras raises whatever its parts do
+            raise UsageError(f"{self.model_file} is damaged ({words_of(error)}): restore it, or train again.") from None
         size = getattr(model, "vocabulary_size", None)
         if size is not None and size != len(self.vocabulary):
             raise UsageError(

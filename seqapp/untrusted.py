@@ -42,7 +42,7 @@ def check_npy(stream: IO[bytes], size: int) -> None:
         raise ValueError(f"its format has the version {'.'.join(map(str, version))}")
     shape, _, dtype = VERSIONS[version](stream, max_header_size=HEADER)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are not read from files")
+        raise ValueError("Object arrays hold Python objects, which are not read from files")
     if not all(0 <= side < 2**62 for side in shape) or math.prod(shape) * max(dtype.itemsize, 1) > size:
         raise ValueError(f"it says that it has the shape {shape} of {dtype}, in {size:,} bytes")
 
