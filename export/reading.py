@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from seqapp.errors import UsageError
 from seqapp.framing import Framing
 from seqapp.subwords import Subwords
 from seqapp.translate import SIDES, Coder
+from seqapp.untrusted import json_of
 from seqapp.vocabulary import Vocabulary
 
 
@@ -61,7 +61,7 @@ def read(bundle: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{bundle} is no bundle, it has no manifest.json: make one with python -m export.") from None
     with _damage(bundle):
-        content = json.loads(text.decode("utf-8"))
+        content = json_of(text.decode("utf-8"))
         if not isinstance(content, dict):
             raise TypeError("it is no JSON object")
     versions.check(bundle, content)

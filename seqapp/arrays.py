@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqapp.errors import UsageError
+from seqapp.untrusted import check_archive, check_npy, words_of
 
 # What numpy, zipfile and the decompressors raise for files that are damaged, foreign, encrypted or would run code.
 DAMAGE = (
@@ -28,12 +29,14 @@ def read_npz(path: Path, advice: str) -> dict[str, NDArray[Any]]:
     """
     try:
         with path.open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it is no archive")
-            return dict(file)
+            with zipfile.ZipFile(stream) as archive:
+                check_archive(archive, path.stat().st_size)
+                for member in archive.infolist():
+                    with archive.open(member) as array:
+                        check_npy(array, member.file_size)
+            stream.seek(0)
+            return dict(np.load(stream, allow_pickle=False))
     except FileNotFoundError:
         raise UsageError(f"There is no {path}: {advice}") from None
     except DAMAGE as error:
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"{path} cannot be read as .npz ({words}): {advice}") from None
+        raise UsageError(f"{path} cannot be read as .npz ({words_of(error)}): {advice}") from None

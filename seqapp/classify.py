@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,6 +25,7 @@ from seqapp.sequences import Sequences, load_part, padded
 from seqapp.step import log_softmax
 from seqapp.study import Study
 from seqapp.task_config import ClassifyConfig
+from seqapp.untrusted import json_of
 from seqapp.vocabulary import Vocabulary
 
 Array = NDArray[Any]
@@ -207,11 +207,11 @@ class Coder:
         """
         path, vocabulary = folder / "classes.json", folder / "vocabulary.json"
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = json_of(path.read_text("utf-8"))
             classes, features, each = content["classes"], content["features"], content["each_timestep"]
             if not (isinstance(classes, list) and len(classes) > 1 and all(isinstance(name, str) for name in classes)):
                 raise ValueError("its classes should be a list of names")
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise UsageError(f"{path} cannot be read ({error}): restore it, or train again.") from None
         return cls(tuple(classes), Vocabulary.load(vocabulary) if features is None else None, features, bool(each))
 

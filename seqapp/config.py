@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from seqapp.task_config import (
     option,
     require,
 )
+from seqapp.untrusted import json_of
 
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 CELL_NAMES = ("plain", "lstm", "gru", "cifg", "mingru", "minlstm", "lru", "attention")
@@ -234,7 +234,8 @@ def _override(current: Any, values: object) -> Any:
         if dataclasses.is_dataclass(hints[key]):
             changes[key] = _override(getattr(current, key), value)
         else:
-            changes[key] = float(value) if _plain_type(hints[key]) is float and type(value) is int else value
+            whole = type(value) is int and abs(value) < 2**64  # more is no setting, nor always a float
+            changes[key] = float(value) if _plain_type(hints[key]) is float and whole else value
             if not isinstance(changes[key], hints[key]) or (isinstance(value, bool) and hints[key] is not bool):
                 raise UsageError(f"The setting {key!r} must be of type {hints[key]}. Received: {value!r}")
     return replace(current, **changes)
@@ -247,7 +248,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UsageError: the file is missing or is not a JSON object.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json_of(path.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}): give the path of a JSON file.") from None
     except ValueError as error:

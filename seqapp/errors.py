@@ -10,10 +10,22 @@ from types import ModuleType
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
+LONGEST = 2000  # characters of a message: it may tell what was received, which may be all of a file
+
+
 class UsageError(Exception):
-    """Refused before any long work: what happened, what was expected, how to fix it."""
+    """Refused before any long work: what happened, what was expected, how to fix it; one line, whatever it tells of a file."""
 
     status = USAGE
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+        if text.isprintable():
+            return text
+        # A character that moves the cursor, or half of one, is none to send to a terminal.
+        return "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
 
 
 class RunFailed(Exception):

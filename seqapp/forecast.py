@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from seqapp.series import Series
 from seqapp.step import compiled
 from seqapp.study import Study
 from seqapp.task_config import ForecastConfig
+from seqapp.untrusted import json_of
 
 Forecaster = Callable[[Array], Array]  # features (B, T, F) -> outputs (B, T, horizon · levels)
 TOGETHER = 32  # series at once
@@ -263,6 +263,6 @@ def load_framing(folder: Path) -> Framing:
     """
     path = folder / "framing.json"
     try:
-        return Framing.from_json(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        return Framing.from_json(json_of(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{path} cannot be read ({error}): restore it, or train again.") from None

@@ -180,7 +180,7 @@ def make_cell(config: ModelConfig, residual: bool = False) -> keras.layers.Layer
         return CELLS[config.cell](config.units, **options)
     module, _, name = config.cell.partition(":")
     cell = getattr(sys.modules.get(module), name, None)
-    if cell is None:
+    if not (isinstance(cell, type) and issubclass(cell, keras.layers.Layer)):  # a file may name any function, to be called
         raise UsageError(
             f"There is no cell {config.cell}: name a class as package.module:Class, and its module with --import {module}."
         )

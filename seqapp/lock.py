@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from seqapp.errors import UsageError
+from seqapp.untrusted import json_of
 
 try:
     import fcntl
@@ -70,7 +71,7 @@ def _locked(beside: Path) -> IO[str] | None:
 
 def _holder(beside: Path) -> str:
     try:
-        who = json.loads(beside.read_text("utf-8"))
+        who = json_of(beside.read_text("utf-8"))
         return f"process {who['process']} on {who['host']} since {who['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from seqapp.errors import UsageError, need
 from seqapp.run import write_json
 from seqapp.scores import KEYS, LOWEST, MIDI, NOTATION, Score, Sound, each, key_name, read_all, scores_of
 from seqapp.step import Array
+from seqapp.untrusted import json_of
 
 SUFFIXES = (*MIDI, *NOTATION)
 GRID = 24  # ticks in a quarter note: 32nds and the triplets of 16ths are whole numbers of them
@@ -179,7 +179,7 @@ class Durations:
             UsageError: the file is missing or damaged.
         """
         try:
-            quarters = json.loads(path.read_text("utf-8"))["durations"]
+            quarters = json_of(path.read_text("utf-8"))["durations"]
             ticks = tuple(round(quarter * GRID) for quarter in quarters)
             if not ticks or list(ticks) != sorted(set(ticks)) or ticks[0] < 1:
                 raise ValueError("its durations should be above 0 and rise")

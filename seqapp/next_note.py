@@ -90,7 +90,7 @@ class NextNote:
         return replace(config, training=training, next_note=NextNoteConfig(music="melody", transpose=0))
 
     def check_data(self, config: Config) -> None:
-        for package in ("music21", "mido", "scipy"):
+        for package in ("music21", "mido"):
             need(package, "music")
         path = Path(config.data.data) if config.data.data else None
         # Notation takes too long to read it twice.

@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seqapp import mat_file
 from seqapp.arrays import read_npz
 from seqapp.errors import UsageError, need
 from seqapp.scores import KEYS, LOWEST, MIDI, NOTATION, PARTS, Score, each, key_name, read_all, scores_of
+from seqapp.untrusted import words_of
 
 Array = NDArray[Any]
+LONGEST = 1 << 20  # frames, six days of quarter notes: a damaged file may say more
 SUFFIXES = (*MIDI, *NOTATION, ".mat", ".npz")
 
 
@@ -71,19 +74,16 @@ def _of_npz(path: Path, frame: float) -> list[Piece]:
 
 
 def _of_mat(path: Path, frame: float) -> dict[str, list[Piece]]:
-    load = need("scipy.io", "music").loadmat
+    wanted = {f"{name}data": part for name, part in PARTS.items()}
     try:
-        content = load(path)
-    except Exception as error:  # scipy raises whatever its parts do
-        raise UsageError(
-            f"{path} cannot be read as .mat ({' '.join(str(error).split())}): save it again as version 5."
-        ) from None
-    cells = {PARTS[name.removesuffix("data")]: name for name in content if name.removesuffix("data") in PARTS}
-    if not {"train", "validation", "test"} <= set(cells):
+        content = mat_file.read(path, wanted)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as .mat ({words_of(error)}): save it again as version 5.") from None
+    if not {"train", "validation", "test"} <= {wanted[name] for name in content}:
         raise UsageError(f"{path} must hold traindata, validdata and testdata, cells of rolls (T, 88).")
     return {
-        part: [_checked(f"{path.name}, {name}[{i}]", roll, frame) for i, roll in enumerate(np.ravel(content[name]))]
-        for part, name in cells.items()
+        wanted[name]: [_checked(f"{path.name}, {name}[{i}]", roll, frame) for i, roll in enumerate(rolls)]
+        for name, rolls in content.items()
     }
 
 
@@ -107,7 +107,10 @@ def _of_score(score: Score, frame: float) -> Piece:
         (_nearest(start / frame), max(_nearest(start / frame) + 1, _nearest(end / frame)), key)
         for start, end, key in score.of_piano
     ]
-    roll = np.zeros((max((end for _, end, _ in placed), default=2), KEYS), np.uint8)
+    frames = max((end for _, end, _ in placed), default=2)
+    if frames > LONGEST:
+        raise UsageError(f"{score.name} lasts {frames:,} frames, and {LONGEST:,} are the most: leave it out, or raise --frame.")
+    roll = np.zeros((frames, KEYS), np.uint8)
     for first, end, key in placed:
         roll[first:end, key] = 1
     return Piece(score.name, _sounding(roll, score.name), frame, score.tempo, score.meter)

@@ -9,6 +9,7 @@ from typing import Any
 
 from seqapp.corpus import read_text
 from seqapp.errors import UsageError, need
+from seqapp.untrusted import words_of
 
 SUFFIX = ".md"
 FRONT = re.compile(r"---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
@@ -94,7 +95,11 @@ def _title(front: str, name: str) -> str:
     except yaml.YAMLError as error:
         line = error.problem_mark.line + 2 if getattr(error, "problem_mark", None) else 1  # the first is the line of ---
         raise UsageError(f"{name}, line {line}: the front matter is not YAML; put texts with a colon in quotes.") from None
-    return " ".join(str(content.get("title") or "").split()) if isinstance(content, dict) else ""
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:  # of a date, say
+        raise UsageError(f"{name}: the front matter cannot be read ({words_of(error)}); put its texts in quotes.") from None
+    title = content.get("title") if isinstance(content, dict) else None
+    # A list may hold itself, or the same list so often that no memory suffices for its words.
+    return " ".join(str(title or "").split()) if not isinstance(title, (list, dict, set, tuple)) else ""
 
 
 def _lines(node: Any) -> tuple[str, ...]:

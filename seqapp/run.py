@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 
 from seqapp import config as configuration
-from seqapp import versions
+from seqapp import model_file, versions
+from seqapp.arrays import DAMAGE
 from seqapp.checksums import checksums, damaged
-from seqapp.config import CELL_NAMES, Config
-from seqapp.errors import UsageError, need
+from seqapp.config import Config
+from seqapp.errors import UsageError
+from seqapp.untrusted import inside, read_npy, words_of
 from seqapp.vocabulary import Vocabulary
 
 LARGE = 64 << 20  # bytes of a file that takes long to read: `open` leaves it unread
@@ -49,11 +51,24 @@ class Run:
             raise UsageError(f"{path} is no run directory, it has no config.json: give one that seqapp.train made.")
         if not run.model_file.exists():
             raise UsageError(f"{path} holds no model.keras, its training is not finished: go on with --run {path} --resume.")
+        run.check_links()
         versions.check(run.path, run.made)
         # Who needs one that is missing says so; one that is large is checked when it is read.
         files = {name: run.path / name for name in run.sums}
         run._check({name: run.sums[name] for name, file in files.items() if file.exists() and file.stat().st_size <= LARGE})
         return run
+
+    def check_links(self) -> None:
+        """Refuses a run whose files are elsewhere.
+
+        Raises:
+            UsageError: a symbolic link leads out of it.
+        """
+        for path in self.path.rglob("*"):
+            if path.is_symlink() and not inside(self.path, path.relative_to(self.path).as_posix()):
+                raise UsageError(
+                    f"{path} is a link to what is not in the run: put the file itself there, or do not use the run."
+                )
 
     @cached_property
     def config_file(self) -> Path:
@@ -87,7 +102,10 @@ class Run:
     @property
     def sums(self) -> dict[str, str]:
         """The checksums of files by their names; of those alone that were there when they were last written."""
-        return configuration.read_json(self.sums_file) if self.sums_file.exists() else {}
+        found = configuration.read_json(self.sums_file) if self.sums_file.exists() else {}
+        if not all(isinstance(value, str) for value in found.values()):
+            raise UsageError(f"{self.sums_file} must hold a checksum for each name: restore it, or train again.")
+        return found
 
     def check(self) -> None:
         """Reads all files whose checksums are known.
@@ -98,6 +116,9 @@ class Run:
         self._check(self.sums)
 
     def _check(self, known: dict[str, str]) -> None:
+        for name in known:
+            if not inside(self.path, name):
+                raise UsageError(f"{self.sums_file} names {name!r}, which is not in the run: do not use it, or train again.")
         for name in damaged(self.path, known):
             raise UsageError(
                 f"{self.path / name} is damaged, it is not what {self.sums_file.name} says: restore it, or train again."
@@ -146,11 +167,14 @@ class Run:
         if file.exists() and file.stat().st_size > LARGE:
             self._check({name: value for name, value in self.sums.items() if name == file.name})
         try:
-            return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+            tokens = np.asarray(read_npy(file, mapped=True))
+            if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+                raise ValueError(f"it holds {tokens.dtype} {tokens.shape}")
+            return tokens
         except FileNotFoundError:
             raise UsageError(f"There is no {file}: restore it, or train again.") from None
-        except (ValueError, EOFError, OSError) as error:
-            raise UsageError(f"{file} cannot be read ({error}): restore it, or train again.") from None
+        except DAMAGE as error:
+            raise UsageError(f"{file} cannot be read ({words_of(error)}): restore it, or train again.") from None
 
     @property
     def held_out(self) -> str:
@@ -163,30 +187,27 @@ class Run:
         Raises:
             UsageError: the file is damaged, its cell is not imported, or its vocabulary is another one.
         """
-        keras = need("keras", "train")
-        for module in (
-            "seqapp.cells",
-            "seqapp.model",
-            "seqapp.classifier",
-            "seqapp.translator",
-        ):  # the classes that a file may name
+        # The classes that a file may name.
+        for module in ("seqapp.cells", "seqapp.model", "seqapp.classifier", "seqapp.translator"):
             importlib.import_module(module)
         if not zipfile.is_zipfile(self.model_file):
             raise UsageError(f"{self.model_file} is damaged (it is no archive): restore it, or train again.")
         try:
-            model = keras.saving.load_model(self.model_file, compile=False)
-        except (zipfile.BadZipFile, OSError, KeyError, EOFError) as error:
-            raise UsageError(f"{self.model_file} is damaged ({error}): restore it, or train again.") from None
-        except (ValueError, TypeError) as error:
-            if self.config.model.cell not in CELL_NAMES:
-                module = self.config.model.cell.partition(":")[0]
+            model = model_file.load(self.model_file)
+        except model_file.UnknownName as error:
+            module, own, name = self.config.model.cell.partition(":")
+            if own and repr(name) in str(error):
                 raise UsageError(
                     f"{self.path} uses a cell of its own, {self.config.model.cell}: say --import {module}, if you trust it."
                 ) from None
-            first = (str(error).splitlines() or [""])[0]
+            raise UsageError(
+                f"{self.model_file} is not to be trusted ({error}): if that is your own, say --import and its module; "
+                "otherwise do not use the file."
+            ) from None
+        except Exception as error:  # Keras raises whatever its parts do
             others = ", ".join(versions.differences(self.made.get("versions", {})))
             made = f"was made with {others}, and cannot be loaded" if others else "is damaged"
-            raise UsageError(f"{self.model_file} {made} ({first}): restore it, or train again.") from None
+            raise UsageError(f"{self.model_file} {made} ({words_of(error)}): restore it, or train again.") from None
         size = getattr(model, "vocabulary_size", None)
         if size is not None and size != len(self.vocabulary):
             raise UsageError(

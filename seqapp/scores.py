@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from xml.etree import ElementTree
+from zipfile import ZipFile
 
 from seqapp.arrays import DAMAGE
+from seqapp.corpus import read_text
 from seqapp.errors import UsageError, need
+from seqapp.untrusted import check_archive, check_xml, words_of
 
 LOWEST, KEYS = 21, 88  # the piano's, as MIDI numbers them
 MIDI, NOTATION = (".mid", ".midi"), (".musicxml", ".mxl", ".xml", ".abc")
@@ -145,20 +149,40 @@ def _scores(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what music21 mends in a file is none of the user's
-            # Not from music21's cache, which would be written beside other people's.
-            score = converter.parse(path, forceSource=True, storePickle=False)
+            # Not from the file itself, beside which music21 would keep a pickle.
+            if path.suffix.lower() == ".abc":
+                score = converter.parseData(read_text(path), format="abc")
+            else:
+                score = converter.parseData(_xml(path), format="musicxml")
             instruments = score.recurse().getElementsByClass("Instrument")
             if any(instrument.transposition for instrument in instruments):  # a clarinet's C is written as D
                 score = score.toSoundingPitch()
+    except UsageError:
+        raise
     except Exception as error:  # music21's readers raise whatever their parts do
-        words = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UsageError(f"{path} cannot be read as music ({words}): export it again, or leave it out.") from None
+        raise UsageError(f"{path} cannot be read as music ({words_of(error)}): export it again, or leave it out.") from None
     tunes = getattr(score, "scores", None)
     if not tunes:
         yield path.name, score
         return
     for number, tune in enumerate(tunes, 1):
         yield f"{path.name}, tune {number}", tune
+
+
+def _xml(path: Path) -> str:
+    """The MusicXML of a file, compressed or not, in any encoding that it declares."""
+    content = path.read_bytes()
+    if content.startswith(b"PK"):
+        with ZipFile(path) as archive:
+            check_archive(archive, len(content))
+            inside = [
+                name for name in archive.namelist() if "META-INF" not in name and name.endswith((".musicxml", ".xml", ".mxl"))
+            ]
+            if not inside:
+                raise ValueError("the archive has no file .musicxml or .xml")
+            content = archive.read(inside[0])
+    check_xml(content)
+    return ElementTree.tostring(ElementTree.fromstring(content), "unicode")
 
 
 def _of_score(score: Any, name: str, part: str | None) -> Score:
@@ -207,8 +231,7 @@ def _of_midi(path: Path, part: str | None) -> Score:
             if sounds:
                 tracks.append((track.name, sounds))
     except (*DAMAGE, AttributeError, ArithmeticError) as error:
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"{path} cannot be read as MIDI ({words}): export it again, or leave it out.") from None
+        raise UsageError(f"{path} cannot be read as MIDI ({words_of(error)}): export it again, or leave it out.") from None
     sounds = [sound for chosen in _chosen(tracks, path.name, part) for sound in chosen]
     return Score(path.name, tuple(sounds), tempo or 120.0, meter or "4/4")
 

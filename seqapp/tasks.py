@@ -96,7 +96,9 @@ def task_of(name: str) -> Task:
         return TASKS[name]
     module, _, kind = name.partition(":")
     made = getattr(sys.modules.get(module), kind, None)
-    if made is None:
+    needed = [name for name, value in vars(Task).items() if callable(value) and not name.startswith("_")]
+    # A file may name any function, to be called.
+    if not (isinstance(made, type) and all(hasattr(made, name) for name in needed)):
         raise UsageError(
             f"There is no task {name}: name a class as package.module:Class, and its module with --import {module}."
         )

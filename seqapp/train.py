@@ -68,6 +68,7 @@ def resumed(path: str | None, flags: dict[str, Any], file: str | None, modules: 
     run = Run(Path(path))
     if not run.config_file.exists():
         raise UsageError(f"There is no run in {path} to resume: leave --resume out to start one.")
+    run.check_links()
     import_task(configuration.read_json(run.config_file).get("task"), modules)
     own = run.config
     config = configuration.build(flags, configuration.read_json(run.config_file))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from seqapp.errors import UsageError
+from seqapp.untrusted import json_of
 
 UNKNOWN = "<unk>"
 
@@ -185,10 +186,13 @@ class Vocabulary:
             UsageError: the file is missing or is not a vocabulary.
         """
         try:
-            content = {"symbols": (), **json.loads(path.read_text("utf-8"))}
+            content = {"symbols": (), **json_of(path.read_text("utf-8"))}
             vocabulary = cls(**content | {name: tuple(content[name]) for name in ("tokens", "normalization", "symbols")})
             if vocabulary.unit not in PATTERNS:
                 raise ValueError(f"its unit is {vocabulary.unit!r}")
+            if vocabulary.token_pattern != cls.empty(vocabulary.unit, False, vocabulary.symbols).token_pattern:
+                # Another one might take years to find out that a text has no token.
+                raise ValueError("its token_pattern is not the one of its unit")
             # Looked up now: a damaged file is refused here, not in the middle of the work.
             _ = vocabulary._pattern, vocabulary.unknown_number, vocabulary.end_number, vocabulary.symbol_numbers
             return vocabulary
