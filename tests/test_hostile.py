@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import keras
 import numpy as np
 import onnx
 import pytest
@@ -25,11 +26,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export import onnx_file, runtime
 from export.__main__ import main as export_main
-from seqapp.cells import GRUCell
+from seqapp import model_file
+from seqapp.cells import CELLS
 from seqapp.cli import open_run
 from seqapp.errors import UsageError
 from seqapp.job import build_model
 from seqapp.model import SequenceModel
+from seqapp.model_file import LAYERS
 from seqapp.run import Run, write_json
 from seqapp.tasks import TASKS, task_of
 from tests.conftest import refused
@@ -298,10 +301,6 @@ def test_hostile_runs(attack: str, own: Run, world: World) -> None:
 
 def test_what_keras_itself_would_load_of_these() -> None:
     """The list of what may be named has no layer that Keras's own safe mode needs to stop."""
-    import keras
-
-    from seqapp.model_file import LAYERS
-
     assert all(hasattr(keras.layers, name) for name in LAYERS)
     assert not LAYERS & {
         "Lambda",
@@ -315,10 +314,10 @@ def test_what_keras_itself_would_load_of_these() -> None:
     assert task_of("next-word") is TASKS["next-word"]
 
 
-def test_a_model_with_a_cell_of_keras_is_taken(tmp_path: Path) -> None:
-    from seqapp import model_file
-
-    model = SequenceModel(7, [GRUCell(5)], 4)
+@pytest.mark.parametrize("name", CELLS)
+def test_models_of_ours_are_taken(name: str, tmp_path: Path) -> None:
+    cells = [CELLS[name](5, learned_start=name != "attention"), CELLS[name](5)]
+    model = SequenceModel(7, cells, 4)
     model.save(tmp_path / "model.keras")
     for a, b in zip(model_file.load(tmp_path / "model.keras").get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
