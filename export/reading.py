@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import index
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,12 @@ from seqapp.errors import UsageError
 from seqapp.framing import Framing
 from seqapp.subwords import Subwords
 from seqapp.translate import SIDES, Coder
-from seqapp.untrusted import json_of
+from seqapp.untrusted import inside, json_of, read_npy
 from seqapp.vocabulary import Vocabulary
+
+WIDEST = 1 << 22  # numbers in a state or an output, where a manifest may say anything
+MOST = 64  # states
+LONGEST, BROADEST = 1 << 20, 1 << 10  # tokens, and hypotheses, of a search
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def read(bundle: Path) -> dict[str, Any]:
         UsageError: there is none, it is no JSON object, or a newer version made it.
     """
     try:
-        text = (bundle / "manifest.json").read_bytes()
+        text = _inside(bundle, "manifest.json").read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{bundle} is no bundle, it has no manifest.json: make one with python -m export.") from None
     with _damage(bundle):
@@ -83,16 +87,17 @@ def spec_of(bundle: Path, content: dict[str, Any]) -> Spec:
         # What takes the lengths of whole sequences has no step.
         signature = content["signatures"].get(STEP) or content["signatures"][SEQUENCE]
         inputs, outputs = ({t["name"]: t["shape"] for t in signature[side]} for side in ("inputs", "outputs"))
+        _check_states(content)
         states = tuple(
-            State(i, s["layer"], s["role"], _initial(bundle, s, index(inputs[s["input"]][-1])))
+            State(i, s["layer"], s["role"], _initial(bundle, s, _width(inputs[s["input"]])))
             for i, s in enumerate(content["states"])
         )
         after = {s["output"] for s in content["states"]}
-        parts = tuple((name, index(shape[-1])) for name, shape in outputs.items() if name not in after)
+        parts = tuple((name, _width(shape)) for name, shape in outputs.items() if name not in after)
         if not parts:
             raise ValueError("it has no output")
         output = parts[0][0]
-        features = index(inputs[FEATURES][-1]) if FEATURES in inputs else None
+        features = _width(inputs[FEATURES]) if FEATURES in inputs else None
         both_ways = STEP not in content["signatures"]
         made = [t["shape"] for t in content["signatures"].get(SEQUENCE, {"outputs": []})["outputs"] if t["name"] == output]
         last_only = bool(made) and TIME not in made[0]
@@ -121,11 +126,12 @@ def translation_spec_of(bundle: Path, content: dict[str, Any]) -> TranslationSpe
         inputs, outputs = (
             {t["name"]: t["shape"] for t in content["signatures"][DECODE_STEP][side]} for side in ("inputs", "outputs")
         )
+        _check_states(content)
         states = tuple(
-            State(i, s["layer"], s["role"], (0.0,) * index(inputs[s["input"]][-1])) for i, s in enumerate(content["states"])
+            State(i, s["layer"], s["role"], (0.0,) * _width(inputs[s["input"]])) for i, s in enumerate(content["states"])
         )
         (output,) = outputs.keys() - {s["output"] for s in content["states"]} - {ATTENTION}
-        spec = TranslationSpec(index(outputs[output][-1]), index(inputs[MEMORY][-1]), states, output)
+        spec = TranslationSpec(_width(outputs[output]), _width(inputs[MEMORY]), states, output)
         if [(s["input"], s["output"]) for s in content["states"]] != [(state.input, state.output) for state in states]:
             raise ValueError(f"its states should be named {[state.input for state in states]} and so on, in their order")
         for name, signature in spec.signatures.items():
@@ -151,6 +157,8 @@ def coder_of(bundle: Path, content: dict[str, Any], spec: TranslationSpec) -> Co
                 raise ValueError(f"its {side} is cut into {t[side]['unit']}s, and the vocabulary into {found[side].unit}s")
         if len(found["target"]) != spec.output_size:
             raise ValueError(f"it has {spec.output_size} outputs, and {len(found['target'])} tokens of a target")
+        if index(t["longest"]) > LONGEST or index(t["beam"]) > BROADEST:
+            raise ValueError("its search is larger than that of any model")
         search = Search(index(t["beam"]), float(t["length_penalty"]), index(t["longest"]))
         return Coder(found["source"], found["target"], search)
 
@@ -238,18 +246,34 @@ def checked(bundle: Path, file: File) -> Path:
 def _inside(bundle: Path, name: str) -> Path:
     """The path of a file of the bundle; a manifest must not lead anywhere else, not by a link either."""
     with _damage(bundle):
-        path, parts = bundle / name, PurePath(name)
-        if parts.is_absolute() or ".." in parts.parts or not path.resolve().is_relative_to(bundle.resolve()):
+        path = bundle / name
+        if not inside(bundle, name):
             raise UsageError(f"The manifest of {bundle} names {name!r}, which is not in the bundle: do not use it.")
         return path
+
+
+def _check_states(content: dict[str, Any]) -> None:
+    if len(content["states"]) > MOST:
+        raise ValueError(f"it has {len(content['states'])} states, and {MOST} are the most")
+
+
+def _width(shape: list[Any]) -> int:
+    """The last side of a shape.
+
+    Raises:
+        ValueError: it is larger than that of any model.
+    """
+    width = index(shape[-1])
+    if not 0 < width <= WIDEST:
+        raise ValueError(f"a tensor has a width of {width}, and from 1 to {WIDEST} are possible")
+    return width
 
 
 def _initial(bundle: Path, state: dict[str, Any], size: int) -> tuple[float, ...]:
     """The first state (U,): one number for all units, or an array in a file of the bundle."""
     initial = state["initial"]
     if isinstance(initial, str):
-        with checked(bundle, File(initial, sha256=state.get("sha256"))).open("rb") as stream:
-            values = np.lib.format.read_array(stream, allow_pickle=False)
+        values = read_npy(checked(bundle, File(initial, sha256=state.get("sha256"))))
     else:
         values = np.full(size, float(initial))
     if values.shape != (size,) or not (np.abs(values) <= np.finfo(np.float32).max).all():

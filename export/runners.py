@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from export import onnx_file
 from export.spec import DECODE_STEP, ENCODE, MEMORY, PREFILL, SEQUENCE, SEQUENCE_LENGTHS, STEP, TOKENS, Spec, TranslationSpec
 from seqapp.errors import need
 from seqapp.step import Array
@@ -149,6 +150,7 @@ def onnx_functions(path: Path, names: Iterable[str], threads: int = 1) -> Functi
 
 def _onnx_session(path: Path, threads: int = 1) -> Any:
     runtime = need("onnxruntime", "onnx")
+    onnx_file.check(path)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -201,9 +201,15 @@ def _run_once(runner: TransducerRunner, spec: TranslationSpec, coder: Coder) -> 
     memory, states = runner.encode(last[0][None], lengths)
     logits, states, attention = runner.decode_step(last[1], states, memory, lengths)
     found = [array.shape for array in (memory, logits, attention, *states)]
+    _check_numbers([memory, logits])
     sizes = (1, 1, spec.memory_size), (1, spec.output_size), (1, 1), *((1, state.size) for state in spec.states)
     if found != list(sizes):
         raise ValueError(f"its outputs have the shapes {found}, and the manifest says {list(sizes)}")
+
+
+def _check_numbers(arrays: Sequence[Array]) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ValueError("what it computes from zeros is not all finite numbers")
 
 
 def _tried(path: Path, work: Callable[[], Any]) -> Any:
@@ -286,6 +292,7 @@ def _opened(path: Path, format: str, spec: Spec) -> Runner:
         found = [array.shape[-1] for array in (output, *states)]
         if found != (wanted := [spec.output_size, *(state.size for state in spec.states)]):
             raise ValueError(f"its outputs have widths {found}, and the manifest says {wanted}")
+        _check_numbers([output, *states])
         return runner
 
     return _tried(path, work)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqapp.errors import UsageError
-from seqapp.untrusted import check_archive, check_npy, words_of
+from seqapp.untrusted import check_npz, words_of
 
 # What numpy, zipfile and the decompressors raise for files that are damaged, foreign, encrypted or would run code.
 DAMAGE = (
@@ -29,12 +29,7 @@ def read_npz(path: Path, advice: str) -> dict[str, NDArray[Any]]:
     """
     try:
         with path.open("rb") as stream:
-            with zipfile.ZipFile(stream) as archive:
-                check_archive(archive, path.stat().st_size)
-                for member in archive.infolist():
-                    with archive.open(member) as array:
-                        check_npy(array, member.file_size)
-            stream.seek(0)
+            check_npz(stream, path.stat().st_size)
             return dict(np.load(stream, allow_pickle=False))
     except FileNotFoundError:
         raise UsageError(f"There is no {path}: {advice}") from None

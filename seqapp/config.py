@@ -27,6 +27,8 @@ from seqapp.task_config import (
 from seqapp.untrusted import json_of
 
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+LARGEST = 2**53  # of whole numbers in a file
+WIDEST, DEEPEST = 1 << 16, 1 << 8  # units and layers of a model: a file may say anything
 CELL_NAMES = ("plain", "lstm", "gru", "cifg", "mingru", "minlstm", "lru", "attention")
 INITIALIZATIONS = ("orthogonal", "identity", "glorot")
 PRECISIONS = ("float32", "bfloat16")
@@ -115,6 +117,8 @@ class Config:
         for name, whole in {**dataclasses.asdict(m), **dataclasses.asdict(t), "min_count": d.min_count}.items():
             if isinstance(whole, int) and not isinstance(whole, bool) and name != "seed":
                 require(whole >= 1, name, "a whole number of at least 1", whole)
+        for name, most in (("units", WIDEST), ("embedding", WIDEST), ("layers", DEEPEST)):
+            require(getattr(m, name) <= most, name, f"at most {most}", getattr(m, name))
         for group, name in (
             (m, "dropout"),
             (m, "recurrent_dropout"),
@@ -234,8 +238,11 @@ def _override(current: Any, values: object) -> Any:
         if dataclasses.is_dataclass(hints[key]):
             changes[key] = _override(getattr(current, key), value)
         else:
-            whole = type(value) is int and abs(value) < 2**64  # more is no setting, nor always a float
-            changes[key] = float(value) if _plain_type(hints[key]) is float and whole else value
+            if type(value) is int and abs(value) >= LARGEST:
+                raise UsageError(
+                    f"The setting {key!r} must be below {LARGEST}. Received: a number of {value.bit_length()} bits"
+                )
+            changes[key] = float(value) if _plain_type(hints[key]) is float and type(value) is int else value
             if not isinstance(changes[key], hints[key]) or (isinstance(value, bool) and hints[key] is not bool):
                 raise UsageError(f"The setting {key!r} must be of type {hints[key]}. Received: {value!r}")
     return replace(current, **changes)

@@ -24,6 +24,7 @@ from seqapp.errors import RunFailed, UsageError, say
 from seqapp.precision import training_in
 from seqapp.run import Run, replacing, write_json
 from seqapp.study import Study
+from seqapp.untrusted import check_npz
 
 WARM_UP = 0.03
 SAMPLES = 50  # points of the learning curve in an epoch
@@ -271,8 +272,10 @@ class Trainer(keras.callbacks.Callback):
 
     def take_up(self, folder: Path) -> None:
         """Gives all variables the values of a checkpoint."""
-        with np.load(folder / "variables.npz", allow_pickle=False) as values:
-            for variable, value in zip(self.variables, values.values(), strict=True):
+        path = folder / "variables.npz"
+        with path.open("rb") as stream:
+            check_npz(stream, path.stat().st_size)
+            for variable, value in zip(self.variables, np.load(stream, allow_pickle=False).values(), strict=True):
                 variable.assign(value)
 
 

@@ -20,14 +20,62 @@ MOST = 2000  # objects in it
 SLACK = 1 << 16  # numbers that a model may have and its file need not: seeds and carried states
 # What of Keras may be named: layers and cells that compute, and nothing that reads a file, loads a graph or holds code.
 LAYERS = frozenset(
-    "Activation Add Average AveragePooling1D BatchNormalization Bidirectional Concatenate Conv1D Dense Dropout Embedding "
-    "Flatten GaussianNoise GlobalAveragePooling1D GlobalMaxPooling1D GRU GRUCell InputLayer Layer LayerNormalization LSTM "
-    "LSTMCell Masking MaxPooling1D MultiHeadAttention Multiply RMSNormalization RNN SimpleRNN SimpleRNNCell Softmax "
-    "SpatialDropout1D StackedRNNCells TimeDistributed UnitNormalization".split()
+    [
+        "Activation",
+        "Add",
+        "Average",
+        "AveragePooling1D",
+        "BatchNormalization",
+        "Bidirectional",
+        "Concatenate",
+        "Conv1D",
+        "Dense",
+        "Dropout",
+        "Embedding",
+        "Flatten",
+        "GaussianNoise",
+        "GlobalAveragePooling1D",
+        "GlobalMaxPooling1D",
+        "GRU",
+        "GRUCell",
+        "InputLayer",
+        "Layer",
+        "LayerNormalization",
+        "LSTM",
+        "LSTMCell",
+        "Masking",
+        "MaxPooling1D",
+        "MultiHeadAttention",
+        "Multiply",
+        "RMSNormalization",
+        "RNN",
+        "SimpleRNN",
+        "SimpleRNNCell",
+        "Softmax",
+        "SpatialDropout1D",
+        "StackedRNNCells",
+        "TimeDistributed",
+        "UnitNormalization",
+    ]
 )
 MODULES = ("keras.initializers", "keras.regularizers", "keras.constraints", "keras.dtype_policies")  # all their classes
 FUNCTIONS = frozenset(
-    "elu exponential gelu leaky_relu linear relu relu6 selu sigmoid silu softmax softplus softsign tanh".split()
+    [
+        "elu",
+        "exponential",
+        "gelu",
+        "leaky_relu",
+        "linear",
+        "relu",
+        "relu6",
+        "selu",
+        "sigmoid",
+        "silu",
+        "softmax",
+        "softplus",
+        "softsign",
+        "tanh",
+    ]
 )
 
 
@@ -112,29 +160,30 @@ def numbers_of(content: bytes) -> int:
         ValueError: they are elsewhere, in another file above all, or would unpack out of all proportion.
     """
     h5py = need("h5py", "train")
-    count = 0
+    count, refused = 0, ""
     try:
         file = h5py.File(io.BytesIO(content), "r")
     except OSError as error:
         raise ValueError(f"its {WEIGHTS} is damaged: {words_of(error)}") from None
     with file:
+        # What is raised within a visit gets lost in h5py's locks: the first word ends the visit, and is told after it.
+        def link(name: str, kind: Any) -> str | None:
+            return None if isinstance(kind, h5py.HardLink) else f"has a link, {name[:60]!r}, to something else"
 
-        def link(name: str, kind: Any) -> None:
-            if not isinstance(kind, h5py.HardLink):
-                raise ValueError(f"its {WEIGHTS} has a link, {name[:60]!r}, to something else")
-
-        def item(name: str, kind: Any) -> None:
+        def item(name: str, kind: Any) -> str | None:
             nonlocal count
             if isinstance(kind, h5py.Dataset):
                 if kind.external or kind.is_virtual:
-                    raise ValueError(f"its {WEIGHTS} keeps {name[:60]!r} in another file")
+                    return f"keeps {name[:60]!r} in another file"
                 size = math.prod(kind.shape or (0,))
                 if size * kind.dtype.itemsize > RATIO * kind.id.get_storage_size() + SLACK:
-                    raise ValueError(f"its {WEIGHTS} says that {name[:60]!r} has the shape {kind.shape}, and has not so much")
+                    return f"says that {name[:60]!r} has the shape {kind.shape}, and has not so much"
                 count += size
+            return None
 
-        file.visititems_links(link)
-        file.visititems(item)
+        refused = file.visititems_links(link) or file.visititems(item) or ""
+    if refused:
+        raise ValueError(f"its {WEIGHTS} {refused}")
     return count
 
 

@@ -47,6 +47,20 @@ def check_npy(stream: IO[bytes], size: int) -> None:
         raise ValueError(f"it says that it has the shape {shape} of {dtype}, in {size:,} bytes")
 
 
+def check_npz(stream: IO[bytes], size: int) -> None:
+    """As `check_npy`, of all arrays of an archive of `size` bytes.
+
+    Raises:
+        ValueError and others of NumPy's and zipfile's: one is refused, or the archive is damaged.
+    """
+    with zipfile.ZipFile(stream) as archive:
+        check_archive(archive, size)
+        for member in archive.infolist():
+            with archive.open(member) as array:
+                check_npy(array, member.file_size)
+    stream.seek(0)
+
+
 def inside(folder: Path, name: str) -> bool:
     """Whether a name in a folder leads nowhere else, not by a link either."""
     path = PurePath(name)

@@ -59,6 +59,7 @@ def declaring(entities: str, name: str) -> str:
 NOTE = b"\0\x90\x40\x40"
 LATE = b"\xff\xff\xff\x7f\x80\x40\0"  # the longest time that there is, 2**28 - 1 ticks
 ENTITIES = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10 if i else "ha"}">' for i in range(12))
+NAMING = '<!ENTITY e SYSTEM "file:///etc/passwd">'
 BOMBS: dict[str, tuple[str, bytes, Callable[[Path], object], str]] = {
     "an array of 10**12 numbers": ("a.npz", zipped("x.npy", npy(f"({HUGE}, 3)")), labelled.read, "the shape"),
     "an array of numbers of no size": ("a.npz", zipped("x.npy", npy(f"({HUGE}, 3)", "<U0")), labelled.read, "the shape"),
@@ -68,8 +69,8 @@ BOMBS: dict[str, tuple[str, bytes, Callable[[Path], object], str]] = {
     "a zip bomb in music": ("a.mxl", lying("a.xml", XML.encode()), melody.read, "would unpack"),
     "tokens without end": ("test_tokens.npy", npy(f"({HUGE},)", "<i4"), tokens, "the shape"),
     "laughs": ("a.xml", declaring(ENTITIES, "e11").encode(), melody.read, "entity"),
-    "an entity that names a file": ("a.xml", declaring('<!ENTITY e SYSTEM "file:///etc/passwd">', "e").replace("UTF-8", "UTF-16")
-                                    .encode("utf-16"), melody.read, "entity"),
+    "an entity that names a file": ("a.xml", declaring(NAMING, "e").replace("UTF-8", "UTF-16").encode("utf-16"),
+                                    melody.read, "entity"),
     "deep elements": ("a.xml", b"<a>" * 100_000, melody.read, "nested"),
     "a note of years": ("a.mid", midi(NOTE, LATE, division=1), melody.read, "quarter notes"),
     "frames without end": ("a.mid", midi(NOTE, LATE, division=512), lambda path: pieces.read(path, 1 / 64), "frames"),
