@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from types import ModuleType
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE, LOST, INTERRUPTED = 1, 2, 75, 130
 
 
 class UsageError(Exception):
@@ -20,6 +20,12 @@ class RunFailed(Exception):
     """Training diverged, or an export failed its validation."""
 
     status = FAILED
+
+
+class PeerLost(Exception):
+    """Another machine that trains too is gone: whoever started this command may start it again."""
+
+    status = LOST
 
 
 def need(module: str, extra: str) -> ModuleType:
@@ -46,7 +52,7 @@ def run(body: Callable[[], None]) -> int:
     """Runs a command's body and returns its exit status; what the user can mend is one line on standard error."""
     try:
         body()
-    except (UsageError, RunFailed) as error:
+    except (UsageError, RunFailed, PeerLost) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
