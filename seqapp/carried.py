@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from seqapp.devices import all_rows, own_rows
 from seqapp.model import SequenceModel
 
 
@@ -17,11 +18,14 @@ class CarriedModel(keras.Model):
     They are saved with the weights, which lets training resume in the middle of an epoch. While training, each row starts a
     window from the first states with probability `reset`: without it a model sees that state once an epoch, and may predict
     nonsense from it (an LSTM with perplexity 53 mid-stream had 187 over the first tokens of a stream).
+
+    Where several devices train, each has the states of all streams, and reads and works out those of its own rows.
     """
 
     def __init__(self, model: SequenceModel, batch_size: int, reset: float = 0.0, seed: int | None = None) -> None:
         super().__init__()
         self.model = model
+        self.rows = batch_size
         self.reset = reset
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.carried = [
@@ -32,14 +36,14 @@ class CarriedModel(keras.Model):
 
     def call(self, tokens: Any, training: bool = False) -> Any:
         """tokens (B, T) -> logits (B, T, V)."""
-        states = [variable.value for variable in self.carried]
+        states = [own_rows(variable.value) for variable in self.carried]
         if training and self.reset:
-            kept = keras.random.uniform((states[0].shape[0], 1), seed=self.seed_generator) >= self.reset
+            kept = own_rows(keras.random.uniform((self.rows, 1), seed=self.seed_generator)) >= self.reset
             first = self.model.initial_states(states[0].shape[0])
             states = [ops.where(kept, state, new) for state, new in zip(states, first, strict=True)]
         logits, states = self.model(tokens, states, training=training)
         for variable, state in zip(self.carried, states, strict=True):
-            variable.assign(state)
+            variable.assign(all_rows(state))
         return logits
 
     def reset_states(self) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from types import ModuleType
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE, LOST, INTERRUPTED = 1, 2, 75, 130
 
 
 LONGEST = 2000  # characters of a message: it may tell what was received, which may be all of a file
@@ -34,6 +34,12 @@ class RunFailed(Exception):
     status = FAILED
 
 
+class PeerLost(Exception):
+    """Another machine that trains too is gone: whoever started this command may start it again."""
+
+    status = LOST
+
+
 def need(module: str, extra: str) -> ModuleType:
     """Imports a module of an optional dependency.
 
@@ -58,7 +64,7 @@ def run(body: Callable[[], None]) -> int:
     """Runs a command's body and returns its exit status; what the user can mend is one line on standard error."""
     try:
         body()
-    except (UsageError, RunFailed) as error:
+    except (UsageError, RunFailed, PeerLost) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:

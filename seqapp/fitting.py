@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import shutil
 import sys
@@ -20,6 +21,7 @@ from seqapp import backend, records
 from seqapp.checkpoint import Checkpoints
 from seqapp.checksums import checksum, checksums, damaged
 from seqapp.config import TrainingConfig, read_json
+from seqapp.devices import Devices, packed, unpacked
 from seqapp.errors import RunFailed, UsageError, say
 from seqapp.precision import training_in
 from seqapp.run import Run, replacing, write_json
@@ -70,16 +72,26 @@ class Trainer(keras.callbacks.Callback):
     """Trains the model of a run and leaves the weights of its best epoch in model.keras.
 
     It is its own callback: `train` runs the epochs, the callback's methods what happens between the batches of one. There may
-    be others beside it.
+    be others beside it. Of several machines, only the chief writes, and measures; the others hear of it what it decides by.
     """
 
-    def __init__(self, run: Run, config: TrainingConfig, study: Study, others: Sequence[keras.callbacks.Callback] = ()) -> None:
+    def __init__(
+        self,
+        run: Run,
+        config: TrainingConfig,
+        study: Study,
+        others: Sequence[keras.callbacks.Callback] = (),
+        devices: Devices | None = None,
+    ) -> None:
         super().__init__()
-        self.others = others
+        self.others, self.devices = others, devices or Devices()
         self.run, self.config, self.study, self.learner = run, config, study, study.learner
         self.progress = Progress()
         self.at_once = batches_at_once(study)
-        self.learner.compile(optimizer_of(config, self.learner), study.loss, steps_per_execution=self.at_once)
+        with self.devices.scope():
+            optimizer = optimizer_of(config, self.learner)
+        self.learner.compile(optimizer, study.loss, steps_per_execution=self.at_once)
+        self.devices.take(self.learner, self.at_once)
         self.checkpoints = Checkpoints(run.path / "checkpoint")
         self.began = self.saved = time.monotonic()
 
@@ -134,6 +146,7 @@ class Trainer(keras.callbacks.Callback):
                 unit="batch",
                 leave=False,
                 mininterval=0.2 if sys.stderr.isatty() else 20,
+                disable=not self.devices.chief,
             ) as self.bar,
             training_in(self.config.precision, self.learner),
         ):
@@ -154,9 +167,10 @@ class Trainer(keras.callbacks.Callback):
         p.epoch_nats = self.nats_before + mean * (p.batch - self.batch_before)
         if p.batch - self.batch_sampled >= self.study.per_epoch / SAMPLES:
             self.sample()
-        rate = (self.bar.format_dict["rate"] or 0.0) * self.study.targets(1)
-        self.bar.set_postfix_str(f"{p.epoch_nats / p.batch:.3f} nats, {rate:,.0f} tokens/s", refresh=False)
-        self.bar.update(done)
+        if not self.bar.disable:
+            rate = (self.bar.format_dict["rate"] or 0.0) * self.study.targets(1)
+            self.bar.set_postfix_str(f"{p.epoch_nats / p.batch:.3f} nats, {rate:,.0f} tokens/s", refresh=False)
+            self.bar.update(done)
         if self.out_of_time:
             self.learner.stop_training = True
         elif time.monotonic() - self.saved > self.config.checkpoint_seconds:
@@ -172,7 +186,7 @@ class Trainer(keras.callbacks.Callback):
     def after_epoch(self) -> None:
         """Validates, keeps the weights if they are the best so far, and writes the records and a checkpoint."""
         p = self.progress
-        nats = self.study.validate()
+        nats = self.devices.number_of_chief(self.study.validate)
         if not math.isfinite(nats):
             self.diverged()
         trained, p.epoch, p.batch = p.batch, p.epoch + 1, 0
@@ -188,6 +202,13 @@ class Trainer(keras.callbacks.Callback):
         p.history.append(row)
         if better:
             p.best, p.best_epoch = nats, p.epoch
+        if self.devices.chief:
+            self.record(row, better)
+
+    def record(self, row: records.Row, better: bool) -> None:
+        """Writes what there is to know of an epoch, and tells it."""
+        p, nats = self.progress, row["validation_nats"]
+        if better:
             self.keep()
         records.write_history(self.run, p.history)
         records.write_tensorboard(self.run, p.step, row, p.curve)
@@ -207,6 +228,8 @@ class Trainer(keras.callbacks.Callback):
 
     def diverged(self) -> None:
         """Keeps the last good weights and ends the training."""
+        if not self.devices.chief:
+            raise RunFailed(f"Training diverged at step {self.progress.step + 1}: the chief has the last good weights.")
         if self.progress.best is None:
             self.take_up(self.checkpoints.last())
             self.keep()
@@ -222,6 +245,8 @@ class Trainer(keras.callbacks.Callback):
 
     def save(self) -> None:
         """Writes a checkpoint, of all that a step changes, of the progress and of the best model; or leaves those before."""
+        if not self.devices.chief:
+            return
         self.synced()
         if not all(np.isfinite(weight).all() for weight in self.study.model.get_weights()):
             self.diverged()
@@ -275,8 +300,21 @@ class Trainer(keras.callbacks.Callback):
         path = folder / "variables.npz"
         with path.open("rb") as stream:
             check_npz(stream, path.stat().st_size)
-            for variable, value in zip(self.variables, np.load(stream, allow_pickle=False).values(), strict=True):
-                variable.assign(value)
+        self.assign(unpacked(path.read_bytes()))
+
+    def assign(self, values: Sequence[Any]) -> None:
+        for variable, value in zip(self.variables, values, strict=True):
+            variable.assign(value)
+
+    def join(self) -> None:
+        """On several machines, takes up training where the chief stands."""
+        if not self.devices.several:
+            return
+        progress = self.devices.of_chief(lambda: json.dumps(dataclasses.asdict(self.progress)).encode())
+        values = self.devices.of_chief(lambda: packed([np.asarray(variable) for variable in self.variables]))
+        if not self.devices.chief:
+            self.progress = Progress(**json.loads(progress))
+            self.assign(unpacked(values))
 
 
 def _shown(value: float) -> str:

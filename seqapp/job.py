@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 import platform
+import struct
 import sys
 import time
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from seqapp import backend, records
+from seqapp import backend, devices, records
+from seqapp import config as configuration
 from seqapp.attention_cell import AttentionCell
 from seqapp.cells import CELLS
+from seqapp.cli import import_task
 from seqapp.config import CELL_NAMES, Config, ModelConfig
+from seqapp.devices import Devices, Machines
 from seqapp.diagnosis import Diagnosis
 from seqapp.drawn import Drawn
-from seqapp.errors import RunFailed, UsageError, say
+from seqapp.errors import PeerLost, RunFailed, UsageError, say
 from seqapp.fitting import Trainer, optimizer_of
 from seqapp.flow_recorder import FlowRecorder
 from seqapp.gradient_flow import GradientFlow, layers_of
@@ -34,25 +44,80 @@ PRACTICE, SHORT = 350, 32
 CELL_OPTIONS = ("activation", "memory", "initialization", "normalized", "zoneout", "learned_start")
 
 
-def run_job(run: Run, config: Config, resume: bool) -> None:
+def run_job(run: Run, config: Config, resume: bool, count: int | None = None) -> None:
     """Trains and measures a run; prints its figures on standard output, its progress on standard error.
 
-    Nothing is written before the data are known to be good.
+    Nothing is written before the data are known to be good. On `count` devices, and on several machines where `TF_CONFIG` names
+    them: this is then the chief.
 
     Raises:
-        UsageError: the run is another process's, or cannot be resumed.
+        UsageError: the run is another process's, or cannot be resumed, or there are not so many devices.
         RunFailed: the training diverged, or its disk is full.
+        PeerLost: another machine is gone.
     """
+    machines = Machines.named(os.environ)
     with held(run.path, "--run"):
-        _run_job(run, config, resume)
+        chosen = devices.begin(count, machines)
+        with chosen.peers():
+            chosen.of_chief(lambda: json.dumps(dataclasses.asdict(config)).encode())
+            _run_job(run, config, resume, chosen)
 
 
-def _run_job(run: Run, config: Config, resume: bool) -> None:
-    began = time.monotonic()
+def help_with(count: int | None, modules: list[str]) -> None:
+    """Trains what the chief of several machines trains, and writes nothing.
+
+    Raises:
+        UsageError: the data are not here, or not the same, or there are not so many devices.
+        RunFailed: the training diverged.
+        PeerLost: another machine is gone.
+    """
+    chosen = devices.begin(count, Machines.named(os.environ))
+    with chosen.peers():
+        content = json.loads(chosen.of_chief(bytes))
+        import_task(content.get("task"), modules)
+        config = configuration.build({}, content)
+        task_of(config.task).check_data(config)
+        begin(config)
+        study = _divided(config, chosen)
+        trainer = Trainer(Run(Path(os.devnull)), config.training, study, devices=chosen)
+        trainer.join()
+        trainer.train()
+        chosen.wait()
+
+
+def _divided(config: Config, chosen: Devices) -> Study:
+    """What a configuration has learnt from, on all devices; it is the same on all machines.
+
+    Raises:
+        UsageError: it is not, or its batches cannot be divided.
+    """
+    with chosen.scope():
+        study = study_of(config)
+    chosen.check(study.learner, config.training.batch_size)
+
+    def first() -> bytes:
+        batch = next(iter(study.batches(0, 0)))
+        summed = zlib.crc32(study.summary.encode())
+        for array in keras.tree.flatten(batch):
+            summed = zlib.crc32(np.ascontiguousarray(array).tobytes(), summed)
+        return struct.pack("I", summed)
+
+    if chosen.several and chosen.of_chief(first) != first():
+        raise UsageError("The data here are not those of the chief: give all machines the same data, then start them again.")
+    return study
+
+
+def begin(config: Config) -> None:
+    """Makes a training the same each time."""
     keras.utils.set_random_seed(config.training.seed)
     backend.make_deterministic()
     backend.keep_memory()
-    study = study_of(config)
+
+
+def _run_job(run: Run, config: Config, resume: bool, chosen: Devices) -> None:
+    began = time.monotonic()
+    begin(config)
+    study = _divided(config, chosen)
     m, parameters = config.model, study.model.count_params()
     if config.training.precision == "bfloat16" and not backend.has_bfloat16():
         say("this processor has no bfloat16 of its own: --precision float32 is quicker here")
@@ -63,10 +128,11 @@ def _run_job(run: Run, config: Config, resume: bool) -> None:
     else:
         prepare(run, config, study)
     recorders = [FlowRecorder(study, config, run.path / "logs")] if config.training.diagnose else []
-    trainer = Trainer(run, config.training, study, recorders)
+    trainer = Trainer(run, config.training, study, recorders, chosen)
     with resumable(run):
         if resume:
             trainer.restore()
+        trainer.join()
         trainer.train()
         say("measuring the best epoch, beside the baselines")
         report = study.report(run.load_model(), run.held_out)
@@ -78,6 +144,8 @@ def _run_job(run: Run, config: Config, resume: bool) -> None:
         run.seal()
         # Only now is nothing left to resume.
         trainer.checkpoints.remove()
+    with suppress(PeerLost), chosen.peers():
+        chosen.wait()  # the others stay for as long as they might be needed again
     print(report.table(m.cell))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
 from dataclasses import replace
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from seqapp import config as configuration
-from seqapp import errors
+from seqapp import devices, errors
 from seqapp.checkpoint import Checkpoints
 from seqapp.cli import Parser, add_settings, import_task, need_keras, settings
 from seqapp.config import Config
+from seqapp.devices import Machines
 from seqapp.errors import UsageError
 from seqapp.run import Run, check_target
 from seqapp.tasks import task_of
@@ -30,17 +32,38 @@ def parser() -> Parser:
     p.add_argument("--run", metavar="DIR", help="the run directory to make (default: a fresh one under runs/)")
     p.add_argument("--resume", action="store_true", help="go on with an interrupted run, with its own settings")
     p.add_argument("--overwrite", action="store_true", help="replace the run directory if it is there")
+    p.add_argument(
+        "--start-or-resume",
+        action="store_true",
+        help="one command for whoever starts it again and again: start the run, or go on with it if it is there",
+    )
+    p.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="train on N devices of this machine; on several machines with TF_CONFIG (default: all GPUs of each there, else 1)",
+    )
     add_settings(p)
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     flags = vars(parser().parse_args(argv))
-    return errors.run(lambda: command(flags))
+    return devices.end(errors.run(lambda: command(flags)))
 
 
 def command(flags: dict[str, Any]) -> None:
     path, resume, overwrite, file, modules = (flags.pop(name) for name in ("run", "resume", "overwrite", "config", "modules"))
+    either, count = flags.pop("start_or_resume"), flags.pop("devices")
+    if count is not None and count < 1:
+        raise UsageError(f"--devices must be a whole number of at least 1. Received: {count}")
+    machines = Machines.named(os.environ)
+    if not machines.chief:  # the settings, and where training stands, come from the chief
+        need_keras(modules)
+        importlib.import_module("seqapp.job").help_with(count, modules)
+        return
+    if either:
+        resume, file = goes_on(path, resume, overwrite, file)
     if resume:
         run, config = resumed(path, flags, file, modules)
         checkpoints = Checkpoints(run.path / "checkpoint")
@@ -54,9 +77,21 @@ def command(flags: dict[str, Any]) -> None:
         run = Run(Path(path or f"runs/{config.task.rpartition(':')[2]}-{time.strftime('%Y%m%d-%H%M%S')}"))
         check_target(run.path, "--run", "config.json", overwrite)
         task_of(config.task).check_data(config)
+    machines.check(config.training.time_limit)
     need_keras(modules)
-    importlib.import_module("seqapp.job").run_job(run, config, resume)
+    importlib.import_module("seqapp.job").run_job(run, config, resume, count)
     print(run.path)
+
+
+def goes_on(path: str | None, resume: bool, overwrite: bool, file: str | None) -> tuple[bool, str | None]:
+    """Whether --start-or-resume finds a run to go on with, and the file that settings are then read from, which is the run's.
+
+    Raises:
+        UsageError: it has no name to find it by, or is told both to keep it and not to.
+    """
+    if not path or resume or overwrite:
+        raise UsageError("--start-or-resume finds its run by --run DIR: give that, and neither --resume nor --overwrite.")
+    return (True, None) if Run(Path(path)).config_file.exists() else (False, file)
 
 
 def resumed(path: str | None, flags: dict[str, Any], file: str | None, modules: list[str]) -> tuple[Run, Config]:
