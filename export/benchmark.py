@@ -21,6 +21,7 @@ from seqapp.cli import Parser
 from seqapp.errors import UsageError
 from seqapp.run import replacing
 from seqapp.step import Array
+from seqapp.untrusted import inside
 
 SHORT, LONG = 100, 4096
 STEPS = 200
@@ -87,13 +88,14 @@ class Work:
 
 def measure(bundle: Path, content: dict[str, Any], spec: Spec, repeats: int, run: Path | None) -> dict[str, Figures]:
     """Files take turns in each round, so that a slow moment of the machine meets them all."""
+    paths = {file.path: checked(bundle, file) for file in reading.files_of(bundle, content)}
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     inputs = drawn(content, spec)
-    works = {file["path"]: _work(file, bundle / file["path"], spec, inputs) for file in _timed(content)}
+    works = {file["path"]: _work(file, paths[file["path"]], spec, inputs) for file in _timed(content)}
     if run:
         works[KERAS] = _keras_work(run, inputs)
     figures = {path: Figures() for path in works}
@@ -108,6 +110,24 @@ def measure(bundle: Path, content: dict[str, Any], spec: Spec, repeats: int, run
     for file in _timed(content):
         figures[file["path"]].memory = _memory(bundle, file["path"])
     return figures
+
+
+def checked(bundle: Path, file: reading.File) -> Path:
+    """As `reading.checked`, of a SavedModel too, which is a folder.
+
+    Raises:
+        UsageError: the file is missing, changed, or not in the bundle.
+    """
+    path = bundle / file.path
+    if file.format != "saved_model" or not path.is_dir():
+        return reading.checked(bundle, file)
+    from export.manifest import digest
+
+    if not inside(bundle, file.path) or any(part.is_symlink() for part in path.rglob("*")):
+        raise UsageError(f"{path} leads to what is not in the bundle, by its name or a link: do not use the bundle.")
+    if (now := digest(path)) != file.sha256:
+        raise UsageError(f"{path} was changed: its SHA-256 is {now} and should be {file.sha256}; copy it again.")
+    return path
 
 
 def drawn(content: dict[str, Any], spec: Spec) -> Array:
