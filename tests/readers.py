@@ -10,13 +10,17 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from export import reading
+from export.runners import Runner
+from export.session import Session
 from export.spec import Spec, State
 from seqapp import (
     adding,
+    chat,
     classify,
     config,
     corpus,
@@ -126,6 +130,18 @@ def of_bundle(path: Path) -> Any:
     return [reading.checked(path.parent, file) for file in named if file]
 
 
+def chat_lines(path: Path) -> list[str]:
+    """As `generate --chat` reads standard input."""
+    with path.open() as stream, patch("sys.stdin", stream):
+        return list(chat.lines())
+
+
+def session() -> Session:
+    """A stream whose model never runs."""
+    spec = Spec(len(VOCABULARY), (State(0, 0, "h", (0.0, 0.5, 0.0)),))
+    return Session(Runner(spec, {}), VOCABULARY, bytes(range(32)))
+
+
 def sums(path: Path) -> Any:
     Run(path.parent).check()
 
@@ -157,6 +173,9 @@ def npz(**arrays: Any) -> Callable[[], bytes]:
 
 READERS = [
     Reader("text", "a.txt", text(TEXT), corpus.read_text),
+    Reader("standard input", "a.txt", text(TEXT), lambda path: corpus.checked_text(path.read_bytes(), "standard input")),
+    Reader("lines of a chat", "a.txt", text(TALK), chat_lines),
+    Reader("saved session", "stream", lambda: session().save(), lambda path: session().restore(path.read_bytes())),
     Reader("folder of texts", "a.txt", text(TEXT), lambda path: corpus.read_files(path.parent)),
     Reader("conversations", "a.txt", text(TALK), lambda path: forms.documents("conversation", str(path))),
     Reader("recipe", "a.md", text(RECIPE), lambda path: forms.documents("recipe", str(path))),
