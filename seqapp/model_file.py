@@ -156,6 +156,8 @@ def check_names(config: Any, registered: Any) -> None:
         known |= module == "keras.layers" and name in LAYERS
         known |= module in MODULES and name[:1].isupper() and name.isalnum()
         known |= module == "keras" and name in ("DTypePolicy", "Functional", "Sequential")
+        # As Keras 3.15 names the module of what `keras.Model(inputs, outputs)` makes, and what its layers are called with.
+        known |= (module, name) in (("keras.src.models.functional", "Functional"), (None, "__keras_tensor__"))
         if name == "function":
             known = isinstance(inner, str) and (inner in registered or (module == "builtins" and inner in FUNCTIONS))
         if not known:
