@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -29,6 +30,7 @@ from seqapp.untrusted import inside, read_npy, words_of
 from seqapp.vocabulary import Vocabulary
 
 LARGE = 64 << 20  # bytes of a file that takes long to read: `open` leaves it unread
+OPTIONAL = "metrics.json"  # which can be made again
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,7 @@ class Run:
             raise UsageError(f"{path} holds no model.keras, its training is not finished: go on with --run {path} --resume.")
         run.check_links()
         versions.check(run.path, run.made)
-        # Who needs one that is missing says so; one that is large is checked when it is read.
-        files = {name: run.path / name for name in run.sums}
-        run._check({name: run.sums[name] for name, file in files.items() if file.exists() and file.stat().st_size <= LARGE})
+        run._check(run.sums, LARGE)
         return run
 
     def check_links(self) -> None:
@@ -115,11 +115,18 @@ class Run:
         """
         self._check(self.sums)
 
-    def _check(self, known: dict[str, str]) -> None:
+    def _check(self, known: dict[str, str], largest: float = math.inf) -> None:
         for name in known:
             if not inside(self.path, name):
                 raise UsageError(f"{self.sums_file} names {name!r}, which is not in the run: do not use it, or train again.")
-        for name in damaged(self.path, known):
+            if not (self.path / name).exists() and name != OPTIONAL:
+                raise UsageError(
+                    f"There is no {self.path / name}, which {self.sums_file.name} names: restore it, or train again."
+                )
+        # One that is large is checked when it is read.
+        files = {name: self.path / name for name in known}
+        there = {name: known[name] for name, file in files.items() if file.exists() and file.stat().st_size <= largest}
+        for name in damaged(self.path, there):
             raise UsageError(
                 f"{self.path / name} is damaged, it is not what {self.sums_file.name} says: restore it, or train again."
             )
