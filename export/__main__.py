@@ -11,7 +11,7 @@ from export import converter
 from export.artifact import FORMATS, MICRO, PRECISIONS, TRAINABLE, check_wanted
 from seqapp import errors
 from seqapp.cli import Parser, add_import_flag, import_modules, need_keras, open_run
-from seqapp.errors import RunFailed
+from seqapp.errors import RunFailed, told
 from seqapp.lock import held
 from seqapp.run import check_target
 
@@ -61,7 +61,7 @@ def command(a: argparse.Namespace) -> None:
             table = conversion.export_run(run, target, list(a.format), list(a.quantize), profiles)
         except OSError as error:
             raise RunFailed(
-                f"{target} cannot be written ({error.strerror or error}): make room, or name another directory with --out."
+                f"{told(error, target)}: make room, or name another directory with --out. Nothing was written."
             ) from None
     print(table)
     print(target)

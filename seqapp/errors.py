@@ -60,6 +60,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def told(error: OSError, path: object = None) -> str:
+    """Which file cannot be read or written, and why; `path` where the system names none."""
+    return f"{error.filename or path or 'A file'} cannot be read or written ({error.strerror or error})"
+
+
 def run(body: Callable[[], None]) -> int:
     """Runs a command's body and returns its exit status; what the user can mend is one line on standard error."""
     try:
@@ -73,7 +78,6 @@ def run(body: Callable[[], None]) -> int:
     except BrokenPipeError:
         return FAILED
     except OSError as error:  # a disk that is full, a file that may not be read
-        what = f"{error.filename} cannot be read or written" if error.filename else "A file cannot be read or written"
-        print(f"error: {what} ({error.strerror or error}): mend that, then run the command again", file=sys.stderr)
+        print(f"error: {told(error)}: mend that, then run the command again.", file=sys.stderr)
         return FAILED
     return 0

@@ -25,14 +25,15 @@ from seqapp.attention_cell import AttentionCell
 from seqapp.cells import CELLS
 from seqapp.cli import import_task
 from seqapp.config import CELL_NAMES, Config, ModelConfig
-from seqapp.devices import Devices, Machines
+from seqapp.devices import Devices
 from seqapp.diagnosis import Diagnosis
 from seqapp.drawn import Drawn
-from seqapp.errors import PeerLost, RunFailed, UsageError, say
+from seqapp.errors import PeerLost, RunFailed, UsageError, say, told
 from seqapp.fitting import Trainer, optimizer_of
 from seqapp.flow_recorder import FlowRecorder
 from seqapp.gradient_flow import GradientFlow, layers_of
 from seqapp.lock import held
+from seqapp.machines import Machines
 from seqapp.model import SequenceModel
 from seqapp.run import Run, replacing, write_json
 from seqapp.study import Study
@@ -160,8 +161,8 @@ def resumable(run: Run) -> Iterator[None]:
         raise
     except OSError as error:
         raise RunFailed(
-            f"{error.filename or run.path} cannot be read or written ({error.strerror or error}): the last checkpoint is kept. "
-            f"Mend that, for instance make room, then go on with: {command}"
+            f"{told(error, run.path)}: the last checkpoint is kept. Mend that, for instance make room, then go on with: "
+            f"{command}"
         ) from None
 
 
@@ -270,7 +271,7 @@ def prepare(run: Run, config: Config, study: Study) -> None:
             Run(temporary).seal()
     except OSError as error:
         raise UsageError(
-            f"{run.path} cannot be written ({error.strerror or error}): make room, or name another directory with --run."
+            f"{told(error, run.path)}: make room, or name another directory with --run. Nothing was written."
         ) from None
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from seqapp import config as configuration
-from seqapp import devices, errors
+from seqapp import errors
 from seqapp.checkpoint import Checkpoints
 from seqapp.cli import Parser, add_settings, import_task, need_keras, settings
 from seqapp.config import Config
-from seqapp.devices import Machines
 from seqapp.errors import UsageError
+from seqapp.machines import Machines, end
 from seqapp.run import Run, check_target
 from seqapp.tasks import task_of
 
@@ -49,7 +49,7 @@ def parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     flags = vars(parser().parse_args(argv))
-    return devices.end(errors.run(lambda: command(flags)))
+    return end(errors.run(lambda: command(flags)))
 
 
 def command(flags: dict[str, Any]) -> None:

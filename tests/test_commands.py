@@ -22,6 +22,7 @@ import seqapp.predict
 import seqapp.train
 from seqapp.run import Run
 from tests.commands import run_forked
+from tests.training import stopped_before_measuring
 
 SMALL = ["--units", "8", "--embedding", "8", "--epochs", "1"]
 
@@ -410,16 +411,8 @@ def test_export_refuses_a_profile_that_it_cannot_prove(
 
 
 @pytest.fixture
-def stopped(text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run that was stopped after its training, before it was measured."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("seqapp.token_study.TokenStudy.report", stop)
-        assert seqapp.train.main(["--run", str(tmp_path / "run"), "--data", str(text_file), *SMALL]) == 130
-    return tmp_path / "run"
+def stopped(text_file: Path, tmp_path: Path) -> Path:
+    return stopped_before_measuring(tmp_path / "run", "--data", str(text_file), *SMALL)
 
 
 def test_resume_after_a_stop_between_training_and_measuring(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,14 +22,19 @@ from seqapp.fitting import Trainer
 from seqapp.run import Run
 from seqapp.tasks import task_of
 from tests.commands import ROOT, forked, run_forked
+from tests.training import stopped_before_measuring
 
 SMALL = ["--units", "8", "--embedding", "8", "--batch-size", "4", "--bptt", "8", "--epochs", "3"]
+# Killed after so many seconds, or so many after there is a checkpoint.
 KILLED = """
 import os, sys, time
+from pathlib import Path
 from seqapp import train
-process, seconds = os.getpid(), {seconds}
+process = os.getpid()
 if not os.fork():
-    time.sleep(seconds)
+    while {late} and not Path("killed/checkpoint").exists():
+        time.sleep(0.01)
+    time.sleep({seconds})
     os.kill(process, 9)
     os._exit(0)
 sys.exit(train.main({arguments}))
@@ -46,15 +51,18 @@ def same_model(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.nightly)])
 def test_a_training_that_is_killed_and_resumed_ends_as_one_that_was_not(kills: int, text_file: Path, tmp_path: Path) -> None:
-    """Checkpoints are written all the time, so that most of what is killed was writing one."""
+    """Checkpoints are written all the time, so that most of what is killed was writing one. Half of the kills may come before
+    there is anything.
+    """
     begin = ["--data", str(text_file), *SMALL, "--checkpoint-seconds", "0.01"]
     began = time.monotonic()
     run_forked([sys.executable, "-m", "seqapp.train", *begin, "--run", "whole"], tmp_path)
     whole, rng, resumed = time.monotonic() - began, random.Random(kills), 0
-    for _ in range(kills):
+    for number in range(kills):
         arguments = ["--resume", "--run", "killed"] if (tmp_path / "killed").exists() else [*begin, "--run", "killed"]
         resumed += "--resume" in arguments
-        code = KILLED.format(seconds=rng.uniform(0, whole), arguments=arguments)
+        late = number % 2 == 1  # half of the time
+        code = KILLED.format(late=late, seconds=rng.uniform(0, whole / 3 if late else whole), arguments=arguments)
         status, _, errors = forked([sys.executable, "-c", code], tmp_path)
         assert status in (-9, 0), errors
     arguments = ["--resume"] if (tmp_path / "killed").exists() else begin
@@ -86,17 +94,11 @@ def test_a_disk_that_is_full_once_costs_one_message(stride: int, tmp_path: Path)
 
 
 @pytest.fixture
-def stopped(text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stopped(text_file: Path, tmp_path: Path) -> Path:
     """A run that was stopped after its training, before it was measured: with two checkpoints."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("seqapp.token_study.TokenStudy.report", stop)
-        assert seqapp.train.main(["--run", str(tmp_path / "run"), "--data", str(text_file), *SMALL]) == 130
-    assert len(Checkpoints(tmp_path / "run" / "checkpoint").numbers) == 2
-    return tmp_path / "run"
+    run = stopped_before_measuring(tmp_path / "run", "--data", str(text_file), *SMALL)
+    assert len(Checkpoints(run / "checkpoint").numbers) == 2
+    return run
 
 
 def flipped(path: Path, offset: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from seqapp.fitting import Trainer
+from seqapp.train import main as train
 
 SAVED = 7  # batches of the second epoch before the checkpoint
 
@@ -39,6 +40,18 @@ def resumed(begin: Callable[[type[Trainer]], Trainer], per_epoch: int) -> Traine
     assert (second.progress.epoch, second.progress.batch, second.progress.step) == (1, saved, per_epoch + saved)
     second.train()
     return second
+
+
+def stopped_before_measuring(path: Path, *flags: str) -> Path:
+    """A run of texts that was stopped after its training, before it was measured."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seqapp.token_study.TokenStudy.report", stop)
+        assert train(["--run", str(path), *flags]) == 130
+    return path
 
 
 def assert_same_training(one: Trainer, other: Trainer) -> None:

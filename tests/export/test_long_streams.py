@@ -94,6 +94,7 @@ def test_sixteen_sessions_in_each_of_eight_threads_are_what_they_are_alone(
         return np.swapaxes(np.array(found), 0, 1)
 
     wanted = np.array([[alone(text) for text in some] for some in texts])
+    assert np.isfinite(wanted).all()
     with ThreadPoolExecutor(8) as pool:
         together = np.array(list(pool.map(interleaved, texts)))
     np.testing.assert_array_equal(together, wanted)

@@ -7,7 +7,6 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import pytest
 
 import seqapp.train
 from seqapp import backend, devices
-from seqapp.devices import Devices, Machines
-from seqapp.errors import PeerLost
+from seqapp.devices import Devices
+from seqapp.machines import Machines
 from seqapp.run import Run
 from tests.commands import forked
 from tests.conftest import one_line, refused, sentences
@@ -208,47 +207,12 @@ def test_both_machines_killed_one_after_the_other_again_and_again(talk: str, alo
 def test_a_machine_that_never_comes_is_told_in_one_line(number: int, talk: str, tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "--data", talk, *SMALL)
     began = time.monotonic()
-    status, errors, _ = cluster.start(number, "from seqapp import devices\ndevices.WAIT = 2.0\n").result()
+    status, errors, _ = cluster.start(number, "from seqapp import machines\nmachines.WAIT = 2.0\n").result()
     assert status == 75, errors
     assert errors.count("error: ") == 1 and "Traceback" not in errors
     assert "TF_CONFIG" in errors.splitlines()[-1]
     assert time.monotonic() - began < 60
     assert not cluster.run.exists()
-
-
-class TestNamed:
-    def test_nothing_is_this_machine_alone(self) -> None:
-        for environment in ({}, {"TF_CONFIG": ""}, {"TF_CONFIG": "{}"}):
-            machines = Machines.named(environment)
-            assert machines.chief and not machines.several
-
-    def test_the_first_worker_is_the_chief_where_none_is_named(self) -> None:
-        cluster = {"worker": ["a:1", "b:2"]}
-        for index in (0, 1):
-            machines = Machines.named(
-                {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})}
-            )
-            assert machines == Machines(("a:1", "b:2"), index, "worker")
-            assert machines.chief == (index == 0)
-
-    def test_a_chief_of_its_own_comes_before_the_workers(self) -> None:
-        cluster = {"chief": ["c:3"], "worker": ["a:1", "b:2"]}
-        machines = Machines.named({"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 1}})})
-        assert machines == Machines(("c:3", "a:1", "b:2"), 2, "chief")
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "no JSON",
-            "[]",
-            '{"cluster": {"worker": ["a:1", "b:2"]}}',
-            '{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 2}}',
-            '{"cluster": {"worker": ["a", "b"]}, "task": {"type": "worker", "index": 0}}',
-            '{"cluster": {"ps": ["a:1"], "worker": ["b:2"]}, "task": {"type": "worker", "index": 0}}',
-        ],
-    )
-    def test_what_cannot_be_understood(self, text: str) -> None:
-        refused(lambda: Machines.named({"TF_CONFIG": text}), "TF_CONFIG cannot be understood", "write it like", text)
 
 
 class TestRefused:
@@ -297,17 +261,3 @@ def test_one_device_is_left_to_keras() -> None:
     assert one.number_of_chief(lambda: 0.1) == 0.1
     x = np.arange(4)
     assert devices.own_rows(x) is x and devices.all_rows(x) is x
-
-
-def test_a_lost_machine_is_one_line() -> None:
-    from tensorflow import errors
-
-    def lose(error: Callable[..., Exception]) -> None:
-        with devices.lost_peers():
-            raise error(None, None, "of\nmany\nlines")
-
-    for kind in (errors.UnavailableError, errors.AbortedError):
-        with pytest.raises(PeerLost, match=r"^Another machine of TF_CONFIG was lost .*--resume\.$"):
-            lose(kind)
-    with pytest.raises(errors.InvalidArgumentError):
-        lose(errors.InvalidArgumentError)
