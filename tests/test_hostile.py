@@ -42,9 +42,10 @@ OPENED: list[str] = []
 WATCH = [False]
 
 
-def watch(event: str, given: tuple[Any, ...]) -> None:
-    if WATCH[0] and event == "open" and isinstance(given[0], (str, bytes)):
-        OPENED.append(given[0] if isinstance(given[0], str) else given[0].decode("utf-8", "replace"))
+def watch(event: str, given: tuple[Any, ...], watching: list[bool] = WATCH, opened: list[str] = OPENED) -> None:
+    # A hook stays until the interpreter has ended, longer than the names of this module: it keeps what it needs itself.
+    if watching[0] and event == "open" and isinstance(given[0], (str, bytes)):
+        opened.append(given[0] if isinstance(given[0], str) else given[0].decode("utf-8", "replace"))
 
 
 sys.addaudithook(watch)
