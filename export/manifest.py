@@ -17,6 +17,7 @@ from export.source import Source
 from export.spec import ENCODE, Signature, State, TensorSpec
 from export.translation import TranslationSource
 from export.validate import FLOAT32, AnyReference, Verdict, declared
+from seqapp.arrays import write_npy
 from seqapp.subwords import Subwords
 from seqapp.translate import SIDES
 from seqapp.versions import FORMAT, made_with
@@ -73,7 +74,7 @@ def _initial(state: State, source: AnySource, folder: Path) -> dict[str, Any]:
     if len(set(state.initial)) == 1:
         return {"initial": state.initial[0]}
     path = folder / f"state_{state.number}_initial.npy"
-    np.save(path, np.array(state.initial, np.float32))
+    write_npy(path, np.array(state.initial, np.float32))
     return {"initial": path.name, "sha256": digest(path)}
 
 

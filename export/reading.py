@@ -33,7 +33,7 @@ from seqapp.errors import UsageError
 from seqapp.framing import Framing
 from seqapp.subwords import Subwords
 from seqapp.translate import SIDES, Coder
-from seqapp.untrusted import inside, json_of, read_npy
+from seqapp.untrusted import LONGEST_NAME, inside, json_of, read_npy
 from seqapp.vocabulary import Vocabulary
 
 WIDEST = 1 << 22  # numbers in a state or an output, where a manifest may say anything
@@ -248,7 +248,9 @@ def _inside(bundle: Path, name: str) -> Path:
     with _damage(bundle):
         path = bundle / name
         if not inside(bundle, name):
-            raise UsageError(f"The manifest of {bundle} names {name!r}, which is not in the bundle: do not use it.")
+            raise UsageError(
+                f"The manifest of {bundle} names {name[:LONGEST_NAME]!r}, which is not in the bundle: do not use it."
+            )
         return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -223,8 +222,8 @@ def _table_of(content: Mapping[int, Any], default: Any) -> Any:
 
 @cache
 def _characters() -> list[str]:
-    """All of Unicode but the surrogates, which no text holds."""
-    return [chr(point) for point in range(sys.maxunicode + 1) if not 0xD800 <= point < 0xE000]
+    """All of Unicode, but for surrogates, which no text holds, and from plane 3 on, where nothing is composed or has a case."""
+    return [chr(point) for point in range(0x30000) if not 0xD800 <= point < 0xE000]
 
 
 @cache

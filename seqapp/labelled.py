@@ -145,8 +145,8 @@ def _arrays(path: Path) -> Iterator[Example]:
         if not (np.abs(series[:length]) <= LARGEST).all():
             raise UsageError(f"{place} holds a number that is not finite in float32: leave the series out, or fill the gap.")
         label = None if y is None else _label(y[number], length)
-        if label is not None and not all(np.atleast_1d(label)):
-            raise UsageError(f"{place} has an empty label: name it, or leave y out.")
+        if label is not None and not all(_is_text(word) for word in np.atleast_1d(label)):
+            raise UsageError(f"{place} has an empty label, or one that is no text: name it, or leave y out.")
         yield Example(series[:length].astype(np.float32), label, place)
 
 
@@ -166,6 +166,13 @@ def _shapes(arrays: dict[str, NDArray[Any]]) -> str:
 
 def _label(value: Any, length: int) -> str | tuple[str, ...]:
     return str(value) if np.ndim(value) == 0 else tuple(map(str, value[:length]))
+
+
+def _is_text(word: str) -> bool:
+    try:
+        return bool(word.encode())
+    except UnicodeEncodeError:  # halves of characters, which no file can be written with
+        return False
 
 
 READERS: dict[str, Callable[[Path], Iterator[Example]]] = {

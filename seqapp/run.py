@@ -26,7 +26,7 @@ from seqapp.arrays import DAMAGE
 from seqapp.checksums import checksums, damaged
 from seqapp.config import Config
 from seqapp.errors import UsageError
-from seqapp.untrusted import inside, read_npy, words_of
+from seqapp.untrusted import LONGEST_NAME, inside, read_npy, words_of
 from seqapp.vocabulary import Vocabulary
 
 LARGE = 64 << 20  # bytes of a file that takes long to read: `open` leaves it unread
@@ -118,7 +118,9 @@ class Run:
     def _check(self, known: dict[str, str], largest: float = math.inf) -> None:
         for name in known:
             if not inside(self.path, name):
-                raise UsageError(f"{self.sums_file} names {name!r}, which is not in the run: do not use it, or train again.")
+                raise UsageError(
+                    f"{self.sums_file} names {name[:LONGEST_NAME]!r}, which is not in the run: do not use it, or train again."
+                )
             if not (self.path / name).exists() and name != OPTIONAL:
                 raise UsageError(
                     f"There is no {self.path / name}, which {self.sums_file.name} names: restore it, or train again."

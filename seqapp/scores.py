@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +25,7 @@ TICKS = 480  # in a quarter note, of a MIDI file
 SLOWEST = 2**24 - 1  # microseconds in a quarter note that a MIDI file can say
 DRUMS = 9  # the channel whose notes are no pitches
 MUCH = 40  # files that are worth some processes, which take a second to start
+BEATS = 64  # of a bar
 LONGEST = 1_000_000  # quarter notes, days of music: a damaged file may say more
 PARTS = {"train": "train", "valid": "validation", "validation": "validation", "test": "test"}
 NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
@@ -151,7 +153,9 @@ def _scores(path: Path) -> Iterator[tuple[str, Any]]:
             warnings.simplefilter("ignore")  # what music21 mends in a file is none of the user's
             # Not from the file itself, beside which music21 would keep a pickle.
             if path.suffix.lower() == ".abc":
-                score = converter.parseData(read_text(path), format="abc")
+                # Of 3+2+3/8 music21 would make 323/8.
+                text = re.sub(r"M:([^\n\]/%]*\d[^\n\]/%]*)", lambda found: f"M:{_beats(found[1])}", read_text(path))
+                score = converter.parseData(text, format="abc")
             else:
                 score = converter.parseData(_xml(path), format="musicxml")
             instruments = score.recurse().getElementsByClass("Instrument")
@@ -182,7 +186,22 @@ def _xml(path: Path) -> str:
                 raise ValueError("the archive has no file .musicxml or .xml")
             content = archive.read(inside[0])
     check_xml(content)
-    return ElementTree.tostring(ElementTree.fromstring(content), "unicode")
+    tree = ElementTree.fromstring(content)
+    for beats in tree.iter("beats"):
+        _beats(beats.text or "")
+    return ElementTree.tostring(tree, "unicode")
+
+
+def _beats(bar: str) -> int:
+    """How many beats there are in a bar of so many, like 3+2+3.
+
+    Raises:
+        ValueError: more than `BEATS`, which music21 would need minutes to divide.
+    """
+    beats = sum(map(int, re.findall(r"\d+", bar)))
+    if beats > BEATS:
+        raise ValueError(f"a bar of {beats} beats, where {BEATS} are the most")
+    return beats
 
 
 def _of_score(score: Any, name: str, part: str | None) -> Score:
@@ -230,7 +249,7 @@ def _of_midi(path: Path, part: str | None) -> Score:
                         began[key] = now
             if sounds:
                 tracks.append((track.name, sounds))
-    except (*DAMAGE, AttributeError, ArithmeticError) as error:
+    except (*DAMAGE, AttributeError, ArithmeticError, mido.KeySignatureError) as error:
         raise UsageError(f"{path} cannot be read as MIDI ({words_of(error)}): export it again, or leave it out.") from None
     sounds = [sound for chosen in _chosen(tracks, path.name, part) for sound in chosen]
     return Score(path.name, tuple(sounds), tempo or 120.0, meter or "4/4")

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from seqapp import backend, forms, token_file
+from seqapp.arrays import write_npy
 from seqapp.batching import Tokens, Windows
 from seqapp.carried import CarriedModel
 from seqapp.config import Config, TrainingConfig
@@ -90,7 +91,7 @@ class TokenStudy:
     def save(self, run: Run) -> None:
         self.vocabulary.save(run.path / "vocabulary.json")
         for name, stream in self.streams.items():
-            np.save(run.path / f"{name}_tokens.npy", stream)
+            write_npy(run.path / f"{name}_tokens.npy", stream)
         self._read_from(run)
 
     def check_same(self, run: Run) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 FREE = 256 << 20  # bytes that anything may unpack to
 RATIO = 200  # times its own size that a larger archive may unpack to: our own files stay below
 HEADER = 10_000  # characters of a header of NumPy's, as its own readers have it
+LONGEST_NAME = 255  # bytes of a name in a folder: file systems take no more
 DEEPEST = 200  # elements or brackets within each other
 VERSIONS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -62,9 +63,9 @@ def check_npz(stream: IO[bytes], size: int) -> None:
 
 
 def inside(folder: Path, name: str) -> bool:
-    """Whether a name in a folder leads nowhere else, not by a link either."""
+    """Whether a name in a folder leads nowhere else, not by a link either; one that no file can have leads nowhere."""
     path = PurePath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
+    if path.is_absolute() or ".." in path.parts or "\0" in name or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
         return False
     return (folder / name).resolve().is_relative_to(folder.resolve())
 

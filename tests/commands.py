@@ -81,7 +81,7 @@ def serve(connection: socket.socket) -> NoReturn:
 
     from seqapp import recurrence
 
-    recurrence.CHUNK = 4
+    recurrence.CHUNK = 2
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
         if not message:

@@ -36,7 +36,7 @@ def pytest_collection_finish() -> None:
     Commands that are started as a user starts them, and what tests the chunks, have as many as a user's.
     """
     if "seqapp.recurrence" in sys.modules:
-        sys.modules["seqapp.recurrence"].CHUNK = 4
+        sys.modules["seqapp.recurrence"].CHUNK = 2
 
 
 def refused(work: Callable[[], object], *parts: str) -> None:

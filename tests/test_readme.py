@@ -24,10 +24,12 @@ COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.spl
 PARTS = ["--validation-fraction", "0.005", "--test-fraction", "0.005", "--min-count", "300"]
 SHORT = {
     "runs/talk": [*PARTS, "--units", "64", "--embedding", "64", "--time-limit", "5"],
-    "runs/language": ["--units", "48", "--embedding", "32", "--epochs", "1"],
+    "runs/language": ["--units", "32", "--embedding", "16", "--epochs", "1"],
     "runs/weather": ["--units", "48", "--epochs", "2"],
     "runs/chorales": ["--units", "48", "--epochs", "1"],
-    "runs/phrases": ["--units", "64", "--embedding", "64", "--epochs", "1"],
+    "runs/phrases": ["--units", "64", "--embedding", "64", "--layers", "1", "--epochs", "1"],
+    "runs/sounds": ["--units", "16", "--layers", "1", "--epochs", "1"],
+    "runs/deep": ["--units", "24", "--epochs", "1"],
     "runs/mine": ["--epochs", "4"],
     "runs/digits": ["--units", "32", "--epochs", "2"],
     "runs/adding": ["--units", "16", "--examples", "640", "--epochs", "2"],
@@ -99,7 +101,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if "export.benchmark" in command:
                 command += ["--repeats", "1"]
             if "seqapp.benchmark" in command:
-                command += TINY
+                command += TINY if "--parallel" in command else [*TINY, "--cells", "gru"]
             out = (run if line in first else run_forked)(command, path)
             assert out.strip() or "--chat" in command  # which has nothing to answer here
             if line.split()[2] in ("seqapp.train", "export"):

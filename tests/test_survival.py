@@ -49,7 +49,7 @@ def same_model(one: Path, other: Path) -> None:
     assert figures[0] == figures[1]
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.nightly)])
 def test_a_training_that_is_killed_and_resumed_ends_as_one_that_was_not(kills: int, text_file: Path, tmp_path: Path) -> None:
     """Checkpoints are written all the time, so that most of what is killed was writing one. Half of the kills may come before
     there is anything.
@@ -72,7 +72,7 @@ def test_a_training_that_is_killed_and_resumed_ends_as_one_that_was_not(kills: i
     assert [path.name for path in tmp_path.rglob(".*")] == []
 
 
-@pytest.mark.parametrize("stride", [40, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("stride", [80, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_disk_that_is_full_once_costs_one_message(stride: int, tmp_path: Path) -> None:
     library = tmp_path / "full_disk.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, ROOT / "tests" / "full_disk.c", "-ldl"], check=True)
@@ -93,10 +93,16 @@ def test_a_disk_that_is_full_once_costs_one_message(stride: int, tmp_path: Path)
         assert same, where
 
 
+@pytest.fixture(scope="module")
+def unmeasured(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("unmeasured") / "run"
+    return stopped_before_measuring(path, "--data", str(text_file), *SMALL)
+
+
 @pytest.fixture
-def stopped(text_file: Path, tmp_path: Path) -> Path:
+def stopped(unmeasured: Path, tmp_path: Path) -> Path:
     """A run that was stopped after its training, before it was measured: with two checkpoints."""
-    run = stopped_before_measuring(tmp_path / "run", "--data", str(text_file), *SMALL)
+    run = Path(shutil.copytree(unmeasured, tmp_path / "run"))
     assert len(Checkpoints(run / "checkpoint").numbers) == 2
     return run
 

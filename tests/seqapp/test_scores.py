@@ -11,6 +11,7 @@ from seqapp import melody, scores
 from seqapp.errors import UsageError
 from seqapp.scores import Score, each, key_name, read_all, scores_of, write_midi
 from tests.conftest import refused
+from tests.readers import XML
 
 
 def abc(path: Path, number: int) -> Path:
@@ -55,6 +56,29 @@ def test_what_ends_comes_before_what_begins(tmp_path: Path) -> None:
     (found,) = scores_of(tmp_path / "a.mid")
     assert sorted(found.sounds) == sorted(score.sounds)
     assert (found.tempo, found.meter) == (90.0, "6/8")
+
+
+def test_a_midi_file_in_a_key_that_there_is_not(tmp_path: Path) -> None:
+    mido = pytest.importorskip("mido")
+    file = mido.MidiFile()
+    file.add_track().append(mido.MetaMessage("key_signature", key="A"))
+    file.save(path := tmp_path / "a.mid")
+    path.write_bytes(path.read_bytes().replace(b"\xff\x59\x02\x03", b"\xff\x59\x02\x09"))
+    refused(lambda: scores_of(path), "a.mid cannot be read as MIDI (Could not decode key with 9 sharps", "leave it out")
+
+
+def test_a_bar_of_many_beats(tmp_path: Path) -> None:
+    """Which music21 would divide for minutes."""
+    path = tmp_path / "a.abc"
+    for meter in ("1999/4", "40+40/8", "9" * 5000 + "/4"):
+        for tune in (f"X:1\nM:{meter}\nK:C\nC D\n", f"X:1\nK:C\nC [M: {meter}] D\n"):
+            path.write_text(tune)
+            refused(lambda: scores_of(path), "a.abc cannot be read as music (", "leave it out")
+    for meter, wanted in (("3+2+3/8", "8/8"), (" (9+9) /8 % 100", "18/8"), ("C| % of 100", "2/2")):
+        path.write_text(f"X:1\nM:{meter}\nK:C\nC D\n")
+        assert scores_of(path)[0].meter == wanted
+    (tmp_path / "a.musicxml").write_text(XML.replace("<beats>3<", "<beats>1999<"))
+    refused(lambda: scores_of(tmp_path / "a.musicxml"), "a bar of 1999 beats, where 64 are the most")
 
 
 def test_names_and_keys() -> None:

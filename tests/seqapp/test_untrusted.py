@@ -139,7 +139,6 @@ def test_names_that_lead_out_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "link").symlink_to(tmp_path)
     (tmp_path / "in" / "own").symlink_to(tmp_path / "in" / "a")
-    found = {
-        name: inside(tmp_path / "in", name) for name in ("a", "b/c", "own", "../a", "/a", "b/../../a", "link", "link/a", "\0")
-    }
-    assert [name for name, is_in in found.items() if is_in] == ["a", "b/c", "own"]
+    good, long = ["a", "b/c", "own", "é" * 127], "é" * 128
+    found = {name: inside(tmp_path / "in", name) for name in (*good, "../a", "/a", "b/../../a", "link", "link/a", "\0", long)}
+    assert [name for name, is_in in found.items() if is_in] == good
