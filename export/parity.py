@@ -19,9 +19,8 @@ from seqapp.step import Array
 if TYPE_CHECKING:
     from export.reference import Reference
 
-STEPS = 1000
-LENGTHS = (1, 7, 100, STEPS)
-CHUNKS = (1, 7, 100, 31, STEPS)  # uneven on purpose; the last takes what is left
+LENGTHS = (1, 7, 100, 1000)  # timesteps; the last is all that is compared
+CHUNKS = (1, 7, 100, 31, 1000)  # uneven on purpose; the last takes what is left
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def measure(runner: Runner, reference: Reference, signature: str, batches: Seque
         if signature == STEP:
             pairs = [(expected, reference.stepwise(runner, inputs))]
         elif signature == SEQUENCE:
-            cuts = (CHUNKS, *((length, STEPS) for length in LENGTHS))
+            cuts = (CHUNKS, *((length, LENGTHS[-1]) for length in LENGTHS))
             pairs = [(expected, reference.whole(runner, inputs, chunks)) for chunks in cuts]
         else:
             pairs = [_prefilled(runner, reference, inputs, expected, length) for length in LENGTHS]
@@ -83,6 +82,8 @@ def _in_chunks(runner: Runner, reference: Reference) -> tuple[float, float]:
     inputs, states, end, largest = reference.samples[:1], runner.initial_states(1), 0, 0.0
     for size in CHUNKS:
         part = inputs[:, end : end + size]
+        if not part.size:
+            break
         outputs, states = runner.sequence(part, states)
         end += part.shape[1]
         wanted = reference.expected[0][:1, end - 1]
@@ -97,7 +98,7 @@ Values = tuple[Array, list[Array]]
 def _prefilled(runner: Runner, reference: Reference, inputs: Array, expected: Values, length: int) -> tuple[Values, Values]:
     """Values of the timestep that ends a prefill, and the states after a sequence of the rest: signatures that take turns."""
     outputs, states = runner.prefill(inputs[:, :length], runner.initial_states(len(inputs)))
-    if length < STEPS:
+    if length < LENGTHS[-1]:
         _, states = runner.sequence(inputs[:, length:], states)
     return (expected[0][:, length - 1], expected[1]), (reference.values(outputs), states)
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from export import keras_model, micro, parity
 from export.artifact import BATCHES, MICRO, Artifact
 from export.network import Network
-from export.parity import LENGTHS, STEPS, Parity, differences, largest_difference
+from export.parity import Parity, differences, largest_difference
 from export.runners import OPENERS, Runner
 from export.spec import Spec
 from export.stages import Recurrent
@@ -82,7 +82,7 @@ class Reference:
         self.examples = examples
         # Three rows of the data that differ; short data are repeated.
         rows, count = max(BATCHES), len(inputs)
-        picks = [np.arange(row * count // rows, row * count // rows + STEPS) % count for row in range(rows)]
+        picks = [np.arange(row * count // rows, row * count // rows + parity.LENGTHS[-1]) % count for row in range(rows)]
         self.samples = np.stack([self.inputs[pick] for pick in picks])
 
     @cached_property
@@ -92,13 +92,13 @@ class Reference:
     @cached_property
     def expected(self) -> tuple[Array, list[Array]]:
         """Values (3, 1000, V), of logits their log-probabilities, and last states of the samples, in Keras's float32."""
-        return self.whole(self.keras, self.samples, [STEPS])
+        return self.whole(self.keras, self.samples, parity.LENGTHS[-1:])
 
     @cached_property
     def rounding(self) -> tuple[float, float]:
         """Largest distance of Keras in float32 from Keras in float64, in values and in states."""
         in_float64 = _stepper(self.network.in_float64(), self.spec)
-        return differences(self.expected, self.whole(in_float64, self.samples, [STEPS]))
+        return differences(self.expected, self.whole(in_float64, self.samples, parity.LENGTHS[-1:]))
 
     @property
     def tolerances(self) -> tuple[float, float]:
@@ -188,7 +188,7 @@ class Reference:
 
     def lengths_of(self, signature: str) -> list[int]:
         """How many timesteps a signature was compared over."""
-        return list(LENGTHS)
+        return list(parity.LENGTHS)
 
     def latency(self, runner: Runner, artifact: Artifact) -> dict[str, float]:
         """Microseconds a timestep."""
@@ -200,8 +200,8 @@ class Reference:
         Raises:
             UsageError: the two differ.
         """
-        length = keras_model.fixed_length(self.network.model) or LENGTHS[2]
-        inputs = self.samples[:1, np.arange(length) % STEPS]
+        length = keras_model.fixed_length(self.network.model) or parity.LENGTHS[2]
+        inputs = self.samples[:1, np.arange(length) % self.samples.shape[1]]
         found = keras_model.output(self.network.model, inputs)
         wanted = self.whole(self.keras, inputs, [length])[0]
         wanted = wanted[:, -1] if self.network.last_only and not self.spec.both_ways else wanted

@@ -12,7 +12,7 @@ import numpy as np
 
 from export import flatbuffer, micro, onnx_graph, runners, trainable
 from export.artifact import MICRO, TRAINABLE, Artifact
-from export.parity import STEPS, Parity
+from export.parity import Parity
 from export.reference import QUALITY, Reference
 from export.runners import Runner
 from export.spec import ENCODE, SEQUENCE, Signature
@@ -221,7 +221,7 @@ def loss_of_outputs(reference: Reference, runner: Runner, limits: Limits) -> Los
     """Without targets: how far the outputs are from Keras's, where one row of samples is fed step by step, or as a sequence."""
     sample = reference.samples[:1]
     one_by_one = not reference.spec.both_ways
-    found, _ = reference.stepwise(runner, sample) if one_by_one else reference.whole(runner, sample, [STEPS])
+    found, _ = reference.stepwise(runner, sample) if one_by_one else reference.whole(runner, sample, [sample.shape[1]])
     wanted = reference.expected[0][:1]
     value = float(np.sqrt(np.mean((found - wanted) ** 2)) / max(float(wanted.std()), 1e-12))
     return Loss("outputs", value, 0.0, limits.outputs, "fraction of their standard deviation")

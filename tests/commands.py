@@ -1,8 +1,8 @@
 """Our own commands, each in a Python of its own, or in a child of one that has loaded TensorFlow and Keras already.
 
 To load the two takes eight seconds of the processor, more than most of the commands work. A server loads them once, and of this
-project what writes timesteps out: fewer than a user's, as `tests.conftest.pytest_collection_finish` says. It computes nothing,
-so none of TensorFlow's threads runs in it, and it can make a child for each command.
+project what writes timesteps out, and compares them: fewer than a user's, as `tests.conftest.pytest_collection_finish` says. It
+computes nothing, so none of TensorFlow's threads runs in it, and it can make a child for each command.
 """
 
 from __future__ import annotations
@@ -79,9 +79,11 @@ def serve(connection: socket.socket) -> NoReturn:
     import keras  # noqa: F401
     import tensorflow as tf  # noqa: F401
 
+    from export import parity
     from seqapp import recurrence
 
     recurrence.CHUNK = 2
+    parity.LENGTHS = (1, 7, 100)
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
         if not message:

@@ -22,6 +22,7 @@ from seqapp.run import Run
 from tests.shared import Shared
 
 CELLS = ("plain", "lstm", "gru", "cifg")
+FEWER = (("seqapp.recurrence", "CHUNK", 2), ("export.parity", "LENGTHS", (1, 7, 100)))
 # Those that take the longest come first: none should be begun when the other worker has nothing left to do.
 LONGEST = ("tests/test_readme.py", "tests/test_docs.py", "tests/export/test_matrix.py", "tests/test_commands.py")
 
@@ -31,12 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Trainings write out fewer timesteps in a graph, which takes half the time to trace and is the same for any number.
+    """Trainings write out fewer timesteps in a graph, which takes half the time to trace and is the same for any number; and
+    exports compare fewer with Keras, of which each takes milliseconds.
 
-    Commands that are started as a user starts them, and what tests the chunks, have as many as a user's.
+    Commands that are started as a user starts them, and what tests the chunks or the comparison, have as many as a user's.
     """
-    if "seqapp.recurrence" in sys.modules:
-        sys.modules["seqapp.recurrence"].CHUNK = 2
+    for module, name, value in FEWER:
+        if module in sys.modules:
+            setattr(sys.modules[module], name, value)
 
 
 def refused(work: Callable[[], object], *parts: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from keras import layers, ops
 
 from export import conversion, tflite
 from export.network import Network
+from export.parity import LENGTHS
 from export.reference import Reference
 from export.spec import Spec
 from seqapp.cells import CELLS
@@ -37,6 +39,13 @@ MODELS = [
     for i, cell in enumerate(CELLS)
     for depth in ([1 + i % 2] if cell in LINEAR else [1, 2])
 ]
+
+
+@pytest.fixture(scope="module")
+def lengths_of_users() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.parity.LENGTHS", LENGTHS)
+        yield
 
 
 class OwnCell(layers.Layer):

@@ -30,6 +30,7 @@ from seqapp.vocabulary import Vocabulary
 from tests.export.conftest import CLASSES, TAGS, UNITS, Exported, network_of, of_features, tflite_of
 from tests.export.conftest import VOCABULARY as SIZE
 
+pytestmark = pytest.mark.usefixtures("lengths_of_users")
 MODEL = ("lstm", 2, "tied")
 VOCABULARY = Vocabulary.learn(["To be, or not to be: that is the question."], "word", True)
 PERPLEXITY = {"perplexity": {"value": 47.0, "unit": "per token", "count": 9695}}

@@ -17,6 +17,7 @@ from seqapp.errors import UsageError
 from seqapp.step import log_softmax
 from tests.export.conftest import VOCABULARY, filled, network_of, of_features
 
+pytestmark = pytest.mark.usefixtures("lengths_of_users")
 STREAM = np.random.default_rng(3).integers(0, VOCABULARY, 1100)
 FLOATS = np.random.default_rng(4).normal(size=(1100, 8))
 

@@ -49,6 +49,7 @@ from tests.export.conftest import (
     tflite_of,
 )
 
+pytestmark = pytest.mark.usefixtures("lengths_of_users")
 MODELS = {"lstm": ("lstm", 1, "untied"), "gru": ("gru", 1, "tied")}
 STREAM = np.random.default_rng(3).integers(0, VOCABULARY, 1101).astype(np.int32)
 NAMES = {"saved_model": "saved_model", "tflite": "model.tflite", "onnx": "model.onnx"}

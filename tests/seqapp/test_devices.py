@@ -7,15 +7,18 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import seqapp.train
-from seqapp import backend, devices
+from seqapp import backend, devices, job
+from seqapp.config import Config
 from seqapp.devices import Devices
 from seqapp.machines import Machines
 from seqapp.run import Run
@@ -227,6 +230,21 @@ class TestRefused:
         three.count = 3
         refused(lambda: three.check(object(), 4), "A batch has 4 rows", "among 3 devices", "--batch-size")
         three.check(object(), 6)
+
+    def test_data_that_are_not_those_of_the_chief(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Told(Devices):
+            several = True
+
+            def of_chief(self, content: Callable[[], bytes]) -> bytes:
+                return chief or content()
+
+        learner = SimpleNamespace(rows=4)
+        study = SimpleNamespace(learner=learner, summary="4 rows", batches=lambda *_: iter([(np.ones(4), np.ones(4))]))
+        monkeypatch.setattr(job, "study_of", lambda _: study)
+        chief = b""
+        assert job._divided(Config(), Told()) is study
+        chief = b"something else"
+        refused(lambda: job._divided(Config(), Told()), "not those of the chief: give all machines the same data")
 
     @pytest.mark.parametrize(
         ("flags", "parts"),
