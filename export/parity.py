@@ -47,10 +47,10 @@ def measure(runner: Runner, reference: Reference, signature: str, batches: Seque
         if signature == STEP:
             pairs = [(expected, reference.stepwise(runner, inputs))]
         elif signature == SEQUENCE:
-            cuts = (CHUNKS, *((length, LENGTHS[-1]) for length in LENGTHS))
+            cuts = (CHUNKS, *((length, reference.lengths[-1]) for length in reference.lengths))
             pairs = [(expected, reference.whole(runner, inputs, chunks)) for chunks in cuts]
         else:
-            pairs = [_prefilled(runner, reference, inputs, expected, length) for length in LENGTHS]
+            pairs = [_prefilled(runner, reference, inputs, expected, length) for length in reference.lengths]
         for wanted, found in pairs:
             difference, state_difference = differences(wanted, found)
             # max() may keep a number where the other is NaN: differences() has made it infinite.
@@ -61,7 +61,7 @@ def measure(runner: Runner, reference: Reference, signature: str, batches: Seque
 def _measure_sequences(runner: Runner, reference: Reference, batches: Sequence[int]) -> Parity:
     """The largest differences of padded sequences, up to their lengths, from the same sequences alone in Keras."""
     spec, largest, largest_state = reference.spec, 0.0, 0.0
-    for rows, longest in product(batches, LENGTHS):
+    for rows, longest in product(batches, reference.lengths):
         inputs, lengths = reference.samples[:rows, :longest], [longest, (longest + 1) // 2, 1][:rows]
         outputs, states = runner.sequence(inputs, runner.initial_states(rows), np.array(lengths))
         found = reference.values(outputs)
@@ -98,7 +98,7 @@ Values = tuple[Array, list[Array]]
 def _prefilled(runner: Runner, reference: Reference, inputs: Array, expected: Values, length: int) -> tuple[Values, Values]:
     """Values of the timestep that ends a prefill, and the states after a sequence of the rest: signatures that take turns."""
     outputs, states = runner.prefill(inputs[:, :length], runner.initial_states(len(inputs)))
-    if length < LENGTHS[-1]:
+    if length < reference.lengths[-1]:
         _, states = runner.sequence(inputs[:, length:], states)
     return (expected[0][:, length - 1], expected[1]), (reference.values(outputs), states)
 

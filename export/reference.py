@@ -80,9 +80,10 @@ class Reference:
         self.network, self.spec = network, Spec.of(network)
         self.inputs, self.targets, self.judge = np.asarray(inputs, self.spec.input_dtype), targets, judge
         self.examples = examples
+        self.lengths = parity.LENGTHS
         # Three rows of the data that differ; short data are repeated.
         rows, count = max(BATCHES), len(inputs)
-        picks = [np.arange(row * count // rows, row * count // rows + parity.LENGTHS[-1]) % count for row in range(rows)]
+        picks = [np.arange(row * count // rows, row * count // rows + self.lengths[-1]) % count for row in range(rows)]
         self.samples = np.stack([self.inputs[pick] for pick in picks])
 
     @cached_property
@@ -92,13 +93,13 @@ class Reference:
     @cached_property
     def expected(self) -> tuple[Array, list[Array]]:
         """Values (3, 1000, V), of logits their log-probabilities, and last states of the samples, in Keras's float32."""
-        return self.whole(self.keras, self.samples, parity.LENGTHS[-1:])
+        return self.whole(self.keras, self.samples, self.lengths[-1:])
 
     @cached_property
     def rounding(self) -> tuple[float, float]:
         """Largest distance of Keras in float32 from Keras in float64, in values and in states."""
         in_float64 = _stepper(self.network.in_float64(), self.spec)
-        return differences(self.expected, self.whole(in_float64, self.samples, parity.LENGTHS[-1:]))
+        return differences(self.expected, self.whole(in_float64, self.samples, self.lengths[-1:]))
 
     @property
     def tolerances(self) -> tuple[float, float]:
@@ -188,7 +189,7 @@ class Reference:
 
     def lengths_of(self, signature: str) -> list[int]:
         """How many timesteps a signature was compared over."""
-        return list(parity.LENGTHS)
+        return list(self.lengths)
 
     def latency(self, runner: Runner, artifact: Artifact) -> dict[str, float]:
         """Microseconds a timestep."""
@@ -200,7 +201,7 @@ class Reference:
         Raises:
             UsageError: the two differ.
         """
-        length = keras_model.fixed_length(self.network.model) or parity.LENGTHS[2]
+        length = keras_model.fixed_length(self.network.model) or self.lengths[2]
         inputs = self.samples[:1, np.arange(length) % self.samples.shape[1]]
         found = keras_model.output(self.network.model, inputs)
         wanted = self.whole(self.keras, inputs, [length])[0]
