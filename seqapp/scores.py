@@ -214,8 +214,16 @@ def _of_score(score: Any, name: str, part: str | None) -> Score:
         for pitch in getattr(note, "pitches", ())
     ]
     marks, meters = (list(score.recurse().getElementsByClass(kind)) for kind in ("MetronomeMark", "TimeSignature"))
-    tempo = next((mark.getQuarterBPM() for mark in marks if mark.getQuarterBPM()), 120.0)
+    tempo = next(filter(None, map(_tempo, marks)), 120.0)
     return Score(name, tuple(sounds), float(tempo), _meter(meters[0]) if meters else "4/4")
+
+
+def _tempo(mark: Any) -> float | None:
+    """Quarter notes a minute, where a mark says so."""
+    try:
+        return mark.getQuarterBPM()
+    except ZeroDivisionError:  # it counts notes of no length
+        return None
 
 
 def _meter(signature: Any) -> str:
