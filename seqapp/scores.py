@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +27,7 @@ SLOWEST = 2**24 - 1  # microseconds in a quarter note that a MIDI file can say
 DRUMS = 9  # the channel whose notes are no pitches
 MUCH = 40  # files that are worth some processes, which take a second to start
 BEATS = 64  # of a bar
+TIED = 1e-6  # of a quarter note, between notes that a tie makes one: thirds are not exact
 LONGEST = 1_000_000  # quarter notes, days of music: a damaged file may say more
 PARTS = {"train": "train", "valid": "validation", "validation": "validation", "test": "test"}
 NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
@@ -155,7 +157,8 @@ def _scores(path: Path) -> Iterator[tuple[str, Any]]:
             if path.suffix.lower() == ".abc":
                 # Of 3+2+3/8 music21 would make 323/8.
                 text = re.sub(r"M:([^\n\]/%]*\d[^\n\]/%]*)", lambda found: f"M:{_beats(found[1])}", read_text(path))
-                score = converter.parseData(text, format="abc")
+                with _bars_as_written():
+                    score = converter.parseData(text, format="abc")
             else:
                 score = converter.parseData(_xml(path), format="musicxml")
             instruments = score.recurse().getElementsByClass("Instrument")
@@ -171,6 +174,17 @@ def _scores(path: Path) -> Iterator[tuple[str, Any]]:
         return
     for number, tune in enumerate(tunes, 1):
         yield f"{path.name}, tune {number}", tune
+
+
+@contextmanager
+def _bars_as_written() -> Iterator[None]:
+    """Keeps music21 from dividing bars of ABC that overflow: it looks for a meter of the rest, for minutes if that is long."""
+    translate: Any = need("music21.abcFormat.translate", "music")
+    divide, translate.reBar = translate.reBar, lambda *_, **__: None
+    try:
+        yield
+    finally:
+        translate.reBar = divide
 
 
 def _xml(path: Path) -> str:
@@ -206,16 +220,30 @@ def _beats(bar: str) -> int:
 
 def _of_score(score: Any, name: str, part: str | None) -> Score:
     parts = [(str(p.partName or ""), p) for p in getattr(score, "parts", ())] or [("", score)]
-    sounds = [
-        (float(note.offset), float(note.offset) + float(note.quarterLength), pitch.midi)
-        for chosen in _chosen(parts, name, part)
-        for note in chosen.flatten().notes
-        if "ChordSymbol" not in note.classes  # which says how to accompany, and is not played
-        for pitch in getattr(note, "pitches", ())
-    ]
+    sounds = [sound for chosen in _chosen(parts, name, part) for sound in _sounds(chosen)]
     marks, meters = (list(score.recurse().getElementsByClass(kind)) for kind in ("MetronomeMark", "TimeSignature"))
     tempo = next(filter(None, map(_tempo, marks)), 120.0)
     return Score(name, tuple(sounds), float(tempo), _meter(meters[0]) if meters else "4/4")
+
+
+def _sounds(part: Any) -> list[Sound]:
+    """What is heard of a part: of notes that are tied, one."""
+    sounds: list[Sound] = []
+    last: dict[int, int] = {}  # where the last sound of a key is
+    for note in part.flatten().notes:
+        if "ChordSymbol" in note.classes:  # which says how to accompany, and is not played
+            continue
+        begin = float(note.offset)
+        end = begin + float(note.quarterLength)
+        for one in getattr(note, "notes", (note,)):
+            for key in (pitch.midi for pitch in getattr(one, "pitches", ())):
+                before = sounds[last[key]] if key in last and one.tie and one.tie.type in ("continue", "stop") else None
+                if before and abs(before[1] - begin) < TIED:
+                    sounds[last[key]] = (before[0], end, key)
+                else:
+                    last[key] = len(sounds)
+                    sounds.append((begin, end, key))
+    return sounds
 
 
 def _tempo(mark: Any) -> float | None:

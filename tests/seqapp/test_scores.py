@@ -81,6 +81,42 @@ def test_a_bar_of_many_beats(tmp_path: Path) -> None:
     refused(lambda: scores_of(tmp_path / "a.musicxml"), "a bar of 1999 beats, where 64 are the most")
 
 
+def test_a_bar_that_overflows(tmp_path: Path) -> None:
+    """Whose rest music21 would give a meter of its own, 993/8, and would need minutes for it."""
+    (path := tmp_path / "a.abc").write_text("X:1\nM:3/4\nL:1/8\nK:C\nC2 e999 D2 | E2 |]\n")
+    assert scores_of(path)[0].sounds == ((0.0, 1.0, 60), (1.0, 500.5, 76), (500.5, 501.5, 62), (501.5, 502.5, 64))
+
+
+@pytest.mark.parametrize("name", ["a.abc", "a.musicxml"])
+def test_tied_notes_are_one(name: str, tmp_path: Path) -> None:
+    """As music21's own `stripTies` makes them, which takes twenty times as long."""
+    if name == "a.abc":
+        (path := tmp_path / name).write_text("X:1\nM:2/4\nL:1/4\nK:C\nC D-|D D|E2-|E A/-A/|B c(3d/d/d/-|d2-|d2|]\n")
+        wanted = {(1.0, 3.0, 62), (3.0, 4.0, 62), (4.0, 7.0, 64), (7.0, 8.0, 69), (8.0, 9.0, 71)}
+    else:
+        begin, end = XML.index("<note>"), XML.index("<note><rest")
+        tied = [XML[begin:end].replace("</duration>", f"</duration><tie type='{kind}'/>") for kind in ("start", "stop")]
+        (path := tmp_path / name).write_text(XML[:begin] + "".join(tied) + XML[begin:])
+        wanted = {(0.0, 2.0, 60), (0.0, 2.0, 63), (2.0, 3.0, 60), (2.0, 3.0, 63)}
+    ((_, score),) = scores._scores(path)
+    notes = [note for part in score.parts for note in part.flatten().stripTies().notes]
+    of_music21 = sorted((float(n.offset), float(n.offset + n.quarterLength), pitch.midi) for n in notes for pitch in n.pitches)
+    found = sorted(scores_of(path)[0].sounds)
+    assert wanted <= set(found)
+    assert [sound[::2] for sound in found] == [sound[::2] for sound in of_music21]
+    assert [sound[1] for sound in found] == pytest.approx([sound[1] for sound in of_music21])
+
+
+def test_a_tie_to_a_key_that_does_not_come_is_none(tmp_path: Path) -> None:
+    (path := tmp_path / "a.abc").write_text("X:1\nL:1/4\nK:C\nC-D C\n")
+    assert scores_of(path)[0].sounds == ((0.0, 1.0, 60), (1.0, 2.0, 62), (2.0, 3.0, 60))
+
+
+def test_a_tempo_of_notes_of_no_length_is_none(tmp_path: Path) -> None:
+    (path := tmp_path / "a.abc").write_text("X:1\nQ:0/4=90\nL:1/4\nK:C\nC D\n")
+    assert scores_of(path)[0].tempo == 120.0
+
+
 def test_names_and_keys() -> None:
     assert [key_name(key) for key in (0, 39, 40, 87)] == ["A0", "C4", "C#4", "C8"]
     assert Score("a", ((0.0, 1.0, 20), (0.0, 1.0, 21), (0.0, 1.0, 108), (0.0, 1.0, 109))).of_piano == [
