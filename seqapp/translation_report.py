@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from seqapp.subwords import Subwords
     from seqapp.translate import Coder
 
+Told = Callable[[Array, Array, Array], Array]  # sources (B, S), lengths (B,), what is told before (B, T) -> logits (B, T, V)
 SCORED = 64  # pairs at once
 PICTURED = 4  # pairs in the picture of the attention
 SHOWN = {"bleu": "BLEU", "chrf": "chrF", "word_error_rate": "WER", "symbol_error_rate": "SER", "exact_match": "exact"}
@@ -59,18 +60,23 @@ def figures(found: Sequence[str], references: Sequence[str], unit: str) -> Metri
     }
 
 
-def log_probabilities(model: Any, coded: Sequence[tuple[Array, Array]], end: int) -> list[Array]:
-    """Of the tokens (T,) of each target, each told from those before it and the source."""
+def told_by(model: Any) -> Told:
+    """A translator that is told the tokens before each, compiled once for all batches and lengths."""
     from keras import KerasTensor
 
     two, one = KerasTensor([None, None], "int32"), KerasTensor([None], "int32")
     traced = backend.compiled(model, lambda *given: model(given), two, one, two)
+    return lambda *given: np.asarray(traced(*given))
+
+
+def log_probabilities(told: Told, coded: Sequence[tuple[Array, Array]], end: int) -> list[Array]:
+    """Of the tokens (T,) of each target, each told from those before it and the source."""
     found: dict[int, Array] = {}
     order = np.argsort([len(target) for _, target in coded], kind="stable")
     for picks in (order[i : i + SCORED] for i in range(0, len(order), SCORED)):
         sources, lengths = padded([coded[i][0] for i in picks])
         targets, ends = padded([coded[i][1] for i in picks])
-        logs = log_softmax(np.asarray(traced(sources, lengths, told_before(targets, end))).astype(np.float64))
+        logs = log_softmax(told(sources, lengths, told_before(targets, end)).astype(np.float64))
         own = np.take_along_axis(logs, targets[..., None], 2)[..., 0]
         found.update({int(i): row[:length] for i, row, length in zip(picks, own, ends, strict=True)})
     return [found[i] for i in range(len(coded))]
@@ -130,17 +136,17 @@ def report_of(
     model: Any, coder: Coder, parts: dict[str, list[Example]], part: str, known: dict[str, Metrics] | None = None
 ) -> TranslationReport:
     """Translates `part` and the validation part, and measures them beside the baselines on `part`, if not `known`."""
-    transducer, measured = KerasTransducer(model), {}
+    transducer, told, measured = KerasTransducer(model), told_by(model), {}
     for name in dict.fromkeys(("validation", part)):
         coded = coder.coded(parts[name])
-        logs = np.concatenate(log_probabilities(model, coded, coder.target.end_number))
+        logs = np.concatenate(log_probabilities(told, coded, coder.target.end_number))
         best = coder.search(transducer, [source for source, _ in coded])
-        told = [coder.target.decode(hypotheses[0].tokens) for hypotheses in best]
+        translations = [coder.target.decode(hypotheses[0].tokens) for hypotheses in best]
         nats = -float(logs.mean())
         measured[name] = {
             "nats_per_token": {"value": nats, "unit": "nats", "count": len(logs)},
             "perplexity": {"value": math.exp(min(nats, 700.0)), "unit": "per token", "count": len(logs)},
-            **figures(told, references(parts[name], coder.target), coder.target.unit),
+            **figures(translations, references(parts[name], coder.target), coder.target.unit),
         }
     if known is None:
         known = baselines(parts["train"], parts[part], coder)

@@ -18,7 +18,7 @@ from seqapp.run import Run
 from seqapp.sequences import Array, Sequences, padded
 from seqapp.subwords import Subwords
 from seqapp.translate import Coder, keep, kept, load
-from seqapp.translation_report import TranslationReport, log_probabilities, report_of, told_before
+from seqapp.translation_report import TranslationReport, log_probabilities, report_of, told_before, told_by
 from seqapp.translator import Translator
 
 
@@ -29,6 +29,7 @@ class TranslationStudy:
 
     def __init__(self, model: Translator, coder: Coder, pairs: dict[str, list[Example]], config: Config) -> None:
         self.model = self.learner = model
+        self.told = told_by(model)
         self.coder, self.pairs, self.config = coder, pairs, config
         self.loss = SmoothedLoss(config.translate.label_smoothing)
         self.coded = {name: coder.coded(some) for name, some in pairs.items()}
@@ -94,7 +95,7 @@ class TranslationStudy:
         return round(batches * self.config.training.batch_size * float(mean))
 
     def validate(self) -> float:
-        logs = log_probabilities(self.model, self.coded["validation"], self.coder.target.end_number)
+        logs = log_probabilities(self.told, self.coded["validation"], self.coder.target.end_number)
         return -float(np.concatenate(logs).mean())
 
     def save(self, run: Run) -> None:
