@@ -25,25 +25,25 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(command: list[str], folder: Path) -> str:
-    """What a command writes that is run in a folder; it must succeed."""
-    given = {"stdin": subprocess.DEVNULL, "cwd": folder, "env": _environment()}
+    """What a command writes that is run in a folder, with as many threads as a user's; it must succeed."""
+    given = {"stdin": subprocess.DEVNULL, "cwd": folder, "env": _environment(many_threads=True)}
     result = subprocess.run(command, **given, capture_output=True, text=True, check=False)
     assert result.returncode == 0, f"{shlex.join(command)}\n{result.stderr}"
     return result.stdout
 
 
-def run_forked(command: list[str], folder: Path) -> str:
-    """The same of `python -m MODULE …` or `python -c CODE`, in a child of the server."""
-    status, out, errors = forked(command, folder)
+def run_forked(command: list[str], folder: Path, many_threads: bool = False) -> str:
+    """The same of `python -m MODULE …` or `python -c CODE`, in a child of the server, and in one thread if not in many."""
+    status, out, errors = forked(command, folder, many_threads)
     assert status == 0, f"{shlex.join(command)}\nstatus {status}\n{errors}"
     return out
 
 
-def forked(command: list[str], folder: Path) -> tuple[int | None, str, str]:
+def forked(command: list[str], folder: Path, many_threads: bool = False) -> tuple[int | None, str, str]:
     """The status of such a command, None where the server died, and what it writes on its two outputs."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         reading, writing = os.pipe()
-        message = json.dumps([command[1:], str(folder), _environment()]).encode()
+        message = json.dumps([command[1:], str(folder), _environment(many_threads)]).encode()
         socket.send_fds(_server(), [message], [writing, out.fileno(), errors.fileno()])
         os.close(writing)
         with os.fdopen(reading) as answer:
@@ -53,9 +53,9 @@ def forked(command: list[str], folder: Path) -> tuple[int | None, str, str]:
         return int(status) if status else None, out.read(), errors.read()
 
 
-def _environment() -> dict[str, str]:
-    """With TensorFlow's own number of threads."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("TF_NUM_")}
+def _environment(many_threads: bool = False) -> dict[str, str]:
+    """With TensorFlow's own number of threads, or, as the tests have it, with one."""
+    own = {name: value for name, value in os.environ.items() if not (many_threads and name.startswith("TF_NUM_"))}
     return {**own, "PYTHONPATH": str(ROOT)}
 
 

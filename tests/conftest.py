@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Tests run beside each other, and threads would wait for each other's. Commands have as many as a user's (tests/commands.py).
+# Tests run beside each other, and threads would wait for each other's.
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
@@ -24,7 +24,13 @@ from tests.shared import Shared
 CELLS = ("plain", "lstm", "gru", "cifg")
 FEWER = (("seqapp.recurrence", "CHUNK", 2), ("export.parity", "LENGTHS", (1, 7, 100)))
 # Those that take the longest come first: none should be begun when the other worker has nothing left to do.
-LONGEST = ("tests/test_readme.py", "tests/test_docs.py", "tests/export/test_matrix.py", "tests/test_commands.py")
+LONGEST = (
+    "tests/test_readme.py",
+    "tests/test_docs.py",
+    "tests/export/test_matrix.py",
+    "tests/test_survival.py",
+    "tests/test_commands.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -427,7 +427,7 @@ def test_resume_after_a_stop_between_training_and_measuring(stopped: Path, capsy
 def test_many_threads_train_the_same_model_twice(text_file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "seqapp.train", "--data", str(text_file), "--units", "128", "--batch-size", "32"]
     for name in ("one", "other"):
-        run_forked([*command, "--epochs", "1", "--run", name], tmp_path)
+        run_forked([*command, "--epochs", "1", "--run", name], tmp_path, many_threads=True)
     one, other = (Run.open(tmp_path / name) for name in ("one", "other"))
     for a, b in zip(one.load_model().get_weights(), other.load_model().get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -22,15 +22,17 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
 # What has learnt next to nothing is undecided, and quantized differs.
 PARTS = ["--validation-fraction", "0.005", "--test-fraction", "0.005", "--min-count", "300"]
+FEWER = ["--validation-fraction", "0.02", "--test-fraction", "0.02"]
 SHORT = {
     "runs/talk": [*PARTS, "--units", "64", "--embedding", "64", "--time-limit", "5"],
-    "runs/language": ["--units", "32", "--embedding", "16", "--epochs", "1"],
+    "runs/language": [*FEWER, "--units", "32", "--embedding", "16", "--time-limit", "4"],
     "runs/weather": ["--units", "48", "--epochs", "2"],
     "runs/chorales": ["--units", "48", "--epochs", "1"],
-    "runs/phrases": ["--units", "64", "--embedding", "64", "--layers", "1", "--epochs", "1"],
+    "runs/phrases": [*FEWER, "--units", "32", "--embedding", "32", "--layers", "1", "--time-limit", "4"],
     "runs/sounds": ["--units", "16", "--layers", "1", "--epochs", "1"],
     "runs/deep": ["--units", "24", "--epochs", "1"],
-    "runs/mine": ["--epochs", "4"],
+    "runs/mine": ["--epochs", "2"],
+    "runs/sales": ["--units", "32", "--epochs", "2"],
     "runs/digits": ["--units", "32", "--epochs", "2"],
     "runs/adding": ["--units", "16", "--examples", "640", "--epochs", "2"],
     "runs/copying": ["--units", "16", "--examples", "640", "--epochs", "2"],
