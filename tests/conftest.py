@@ -247,7 +247,7 @@ def music_folder(shared: Shared) -> Path:
 @pytest.fixture(scope="session")
 def composed(shared: Shared, music_folder: Path) -> Callable[..., Run]:
     """Trains a run of music with the given flags, once for the same flags."""
-    small = ["--units", "48", "--epochs", "30", "--batch-size", "2", "--learning-rate", "0.02", "--dropout", "0"]
+    small = ["--units", "48", "--epochs", "24", "--batch-size", "4", "--learning-rate", "0.03", "--dropout", "0"]
     parts = ["--validation-fraction", "0.2", "--test-fraction", "0.2", "--transpose", "0"]
     return shared.run("--task", "next-note", "--data", str(music_folder), *small, *parts)
 
@@ -283,7 +283,7 @@ def melody_folder(shared: Shared) -> Path:
 @pytest.fixture(scope="session")
 def sung(shared: Shared, melody_folder: Path) -> Callable[..., Run]:
     """Trains a run of melodies with the given flags, once for the same flags."""
-    small = ["--units", "32", "--epochs", "25", "--batch-size", "2", "--learning-rate", "0.02", "--dropout", "0"]
+    small = ["--units", "32", "--epochs", "20", "--batch-size", "4", "--learning-rate", "0.03", "--dropout", "0"]
     parts = ["--validation-fraction", "0.2", "--test-fraction", "0.2", "--transpose", "0", "--recurrent-dropout", "0"]
     return shared.run("--task", "next-note", "--music", "melody", "--data", str(melody_folder), *small, *parts)
 

@@ -38,7 +38,7 @@ SHORT = {
     "runs/copying": ["--units", "16", "--examples", "640", "--epochs", "2"],
     "runs/far": ["--units", "16", "--examples", "320", "--epochs", "1"],
 }
-OTHERS = ["--units", "64", "--epochs", "4"]
+OTHERS = ["--units", "48", "--epochs", "2"]
 TINY = ["--units", "4", "--embedding", "4", "--batch-size", "2", "--timesteps", "6", "--repeats", "1"]  # a benchmark
 # To read them all takes a minute: `tests/seqapp/test_pieces.py` does.
 FEWER_CHORALES = """

@@ -76,7 +76,7 @@ def test_each_pair_of_choices_occurs() -> None:
 
 @pytest.mark.parametrize("row", PAIRWISE, ids=lambda row: "-".join(map(str, row[:3])))
 def test_pairwise(row: Row, tmp_path: Path) -> None:
-    print(check(Member(*row[:3]), row[3], 2000, 250, tmp_path / "bundle"))
+    print(check(Member(*row[:3]), row[3], 1000, 100, tmp_path / "bundle"))
 
 
 @pytest.mark.matrix

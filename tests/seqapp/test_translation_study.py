@@ -23,7 +23,7 @@ PAIRS = [Example(word, phones, f"line {i}") for i, (word, phones) in enumerate(s
 CONFIG = Config(
     task="translate",
     data=DataConfig(min_count=1, lower=False),
-    model=ModelConfig(units=8, embedding=8, dropout=0.2, recurrent_dropout=0.2),
+    model=ModelConfig(cell="plain", layers=1, units=8, embedding=8, dropout=0.2, recurrent_dropout=0.2),
     training=TrainingConfig(epochs=2, batch_size=8, checkpoint_seconds=1e9, learning_rate=0.02),
     translate=TranslateConfig(source_unit="character", target_unit="symbol"),
 )
