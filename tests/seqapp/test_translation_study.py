@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from seqapp.config import Config, DataConfig, ModelConfig, TrainingConfig
@@ -16,6 +17,7 @@ from seqapp.run import Run
 from seqapp.task_config import TranslateConfig
 from seqapp.translate import Coder
 from seqapp.translation_study import TranslationStudy, build_translator
+from seqapp.translator import Translator
 from tests.conftest import refused, spelled_pairs
 from tests.training import assert_same_training, resumed
 
@@ -95,6 +97,13 @@ def test_the_same_seed_and_an_interruption_give_the_same(tmp_path: Path) -> None
     assert whole.progress.history[-1]["validation_nats"] < 0.95 * before, "it has learnt"
     second = resumed(lambda kind: make(tmp_path / "resumed", kind), whole.study.per_epoch)
     assert_same_training(second, whole)
+
+
+def test_validation_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, traced, encode = study(), [], Translator.encode
+    monkeypatch.setattr(Translator, "encode", lambda *given: traced.append(1) or encode(*given))
+    before, count = made.validate(), len(traced)
+    assert made.validate() == before and count == len(traced) > 0
 
 
 def test_other_pairs_are_no_continuation(tmp_path: Path) -> None:
