@@ -64,8 +64,8 @@ def labelled(count: int) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the commands were run: those of each run in their order, two runs at a time.
 
-    The first training and the first export are started as a user starts them, the others, which load TensorFlow by the same
-    function, from what has loaded it already.
+    The first training is started as a user starts it, the other commands, which load TensorFlow by the same function, from what
+    has loaded it already.
     """
     path = tmp_path_factory.mktemp("user")
     (path / "my-text.txt").write_text(sentences(800), "utf-8")
@@ -91,8 +91,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for line in COMMANDS[2:]:
         of_runs.setdefault(next(iter(re.findall(r"runs/\w+", line)), "no run"), []).append(line)
 
-    first = [next(line for line in COMMANDS[2:] if line.split()[2] == module) for module in ("seqapp.train", "export")]
-
     def run_all(lines: list[str]) -> None:
         for line in lines:
             command = [sys.executable, *shlex.split(line)[1:]]
@@ -104,7 +102,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 command += ["--repeats", "1"]
             if "seqapp.benchmark" in command:
                 command += TINY if "--parallel" in command else [*TINY, "--cells", "gru"]
-            out = (run if line in first else run_forked)(command, path)
+            out = (run if line == COMMANDS[2] else run_forked)(command, path)
             assert out.strip() or "--chat" in command  # which has nothing to answer here
             if line.split()[2] in ("seqapp.train", "export"):
                 assert (path / out.splitlines()[-1]).is_dir()

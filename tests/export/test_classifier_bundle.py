@@ -112,7 +112,7 @@ def test_the_card_of_a_run(kind: str, bundle_of: Callable[[str], Path], classifi
     assert ("takes `lengths` int32 [batch] too" in card) == (kind in ("texts", "series"))
 
 
-@pytest.mark.parametrize("kind", ["texts", "series", "timesteps"])
+@pytest.mark.parametrize("kind", ["texts", "timesteps"])
 def test_the_benchmark_of_a_run(
     kind: str, bundle_of: Callable[[str], Path], classified: Classified, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -39,7 +39,7 @@ def values(stepper: Any, run: Run, words: list[str]) -> Any:
     return np.array(found)
 
 
-@pytest.mark.parametrize("words", [20_000, MILLION])
+@pytest.mark.parametrize("words", [10_000, MILLION])
 @pytest.mark.parametrize("engine", ["litert", "onnx"])
 @pytest.mark.parametrize("cell", ["lstm", pytest.param("lru", marks=pytest.mark.nightly)])
 def test_a_stream_neither_drifts_nor_grows(

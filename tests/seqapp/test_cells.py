@@ -189,6 +189,7 @@ def test_gradients_equal_finite_differences(name: str, options: dict[str, Any]) 
     factors = [rng.normal(size=(B, size)) for size in (cell.output_size, *cell.state_size)]
     given = [x, *states]
 
+    @tf.function(autograph=False)
     def loss(values: list[Any]) -> Any:
         output, after = cell(values[0], values[1:])
         return sum(tf.reduce_sum(part * factor) for part, factor in zip((output, *after), factors, strict=True))
