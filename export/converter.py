@@ -177,7 +177,7 @@ def serve(jobs: TextIO, answers: TextIO) -> None:
     import tensorflow as tf
 
     kind = tf.lite.TFLiteConverter  # which loads its module now, and not in each child
-    gc.freeze()  # each child collects garbage once: what is loaded already is none, and to look takes it a third of its time
+    gc.freeze()  # each child collects garbage once: what is loaded already is none, and to look takes a fifth of its time
     for line in jobs:
         if not hasattr(os, "fork"):
             sys.exit(_converted(kind, json.loads(line)))

@@ -43,7 +43,7 @@ def main(folder: Path, stride: int) -> None:
     status, said, calls = command(begin)
     assert status == 0, said
     wanted = Run(runs / "run").load_model().get_weights()
-    for failing in range(1, calls + 1, stride):
+    for failing in range(1 + stride // 2, calls + 1, stride):
         shutil.rmtree(runs)
         status, said, _ = command(begin, failing)
         left = [str(path) for path in runs.rglob(".*") if not path.name.startswith(".old-")] if runs.exists() else []

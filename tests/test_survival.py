@@ -70,7 +70,7 @@ def test_a_training_that_is_killed_and_resumed_ends_as_one_that_was_not(kills: i
     assert [path.name for path in tmp_path.rglob(".*")] == []
 
 
-@pytest.mark.parametrize("stride", [240, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("stride", [120, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_disk_that_is_full_once_costs_one_message(stride: int, tmp_path: Path) -> None:
     library = tmp_path / "full_disk.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, ROOT / "tests" / "full_disk.c", "-ldl"], check=True)
