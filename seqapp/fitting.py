@@ -168,8 +168,10 @@ class Trainer(keras.callbacks.Callback):
         if p.batch - self.batch_sampled >= self.study.per_epoch / SAMPLES:
             self.sample()
         if not self.bar.disable:
-            rate = (self.bar.format_dict["rate"] or 0.0) * self.study.targets(1)
-            self.bar.set_postfix_str(f"{p.epoch_nats / p.batch:.3f} nats, {rate:,.0f} tokens/s", refresh=False)
+            meter = self.bar.format_dict
+            rate = meter["rate"] or (meter["n"] - meter["initial"] + done) / meter["elapsed"]  # no rate before it is shown once
+            speed = f"{rate * self.study.targets(1):,.0f} tokens/s"
+            self.bar.set_postfix_str(f"{p.epoch_nats / p.batch:.3f} nats, {speed}", refresh=False)
             self.bar.update(done)
         if self.out_of_time:
             self.learner.stop_training = True

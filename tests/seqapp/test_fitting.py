@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tqdm import tqdm
 
 from seqapp.cells import LSTMCell
 from seqapp.config import TrainingConfig
@@ -159,6 +161,16 @@ def test_a_checkpoint_within_an_epoch_is_due_by_the_clock(tmp_path: Path, monkey
     saved.clear()
     make(tmp_path / "rarely", eager=False, epochs=1).train()
     assert saved == [(0, 0), (1, 0)]
+
+
+def test_the_speed_is_shown_from_the_first_batch_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("seqapp.fitting.tqdm", lambda **given: tqdm(**{**given, "mininterval": 0}))
+    make(tmp_path, epochs=1).train()
+    speeds = [int(speed.replace(",", "")) for speed in re.findall(r"([\d,]+) tokens/s", capsys.readouterr().err)]
+    assert len(speeds) > PER_EPOCH / 2
+    assert min(speeds) > 0
 
 
 def test_a_left_over_partial_checkpoint_does_no_harm(tmp_path: Path) -> None:
