@@ -168,10 +168,8 @@ class Trainer(keras.callbacks.Callback):
         if p.batch - self.batch_sampled >= self.study.per_epoch / SAMPLES:
             self.sample()
         if not self.bar.disable:
-            meter = self.bar.format_dict
-            rate = meter["rate"] or (meter["n"] - meter["initial"] + done) / meter["elapsed"]  # no rate before it is shown once
-            speed = f"{rate * self.study.targets(1):,.0f} tokens/s"
-            self.bar.set_postfix_str(f"{p.epoch_nats / p.batch:.3f} nats, {speed}", refresh=False)
+            speed = self.tokens_per_second(p.batch)
+            self.bar.set_postfix_str(f"{p.epoch_nats / p.batch:.3f} nats, {speed:,.0f} tokens/s", refresh=False)
             self.bar.update(done)
         if self.out_of_time:
             self.learner.stop_training = True
@@ -199,7 +197,7 @@ class Trainer(keras.callbacks.Callback):
             "seconds": round(self.elapsed, 2),
             "training_nats": p.epoch_nats / trained,
             "validation_nats": nats,
-            "tokens_per_second": round(self.study.targets(trained) / self.epoch_seconds()),
+            "tokens_per_second": round(self.tokens_per_second(trained)),
         }
         p.history.append(row)
         if better:
@@ -224,9 +222,10 @@ class Trainer(keras.callbacks.Callback):
             file=sys.stderr,
         )
 
-    def epoch_seconds(self) -> float:
-        """Seconds since the row before."""
-        return max(1e-9, self.elapsed - (self.progress.history[-1]["seconds"] if self.progress.history else 0.0))
+    def tokens_per_second(self, batches: int) -> float:
+        """Of this epoch's batches so far, in the time since the row before."""
+        before = self.progress.history[-1]["seconds"] if self.progress.history else 0.0
+        return self.study.targets(batches) / max(1e-9, self.elapsed - before)
 
     def diverged(self) -> None:
         """Keeps the last good weights and ends the training."""
