@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from seqapp.config import Config
 from seqapp.diagnosis import LAGS, Diagnosis
@@ -21,7 +22,9 @@ class FlowRecorder(keras.callbacks.Callback):
         self.flow, self.config, self.logs = GradientFlow(study), config, logs
 
     def on_train_end(self, logs: Any = None) -> None:
-        diagnosis, step = Diagnosis(self.flow.measure(), self.config), int(self.model.optimizer.iterations)
+        # Among several devices each has the number.
+        step = int(np.asarray(self.model.optimizer.iterations))
+        diagnosis = Diagnosis(self.flow.measure(), self.config)
         scalars = [("gradient/horizon", float(diagnosis.horizon))]
         scalars += [(f"gradient/{lag} back", diagnosis.gradient[lag - 1]) for lag in LAGS if lag <= diagnosis.timesteps]
         for name, flow in diagnosis.flows.items():
