@@ -16,10 +16,15 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from seqapp.errors import UsageError
 from seqapp.run import Run
 from tests.shared import Shared
+
+# The same examples each time, however slow the machine is: what passed here passes elsewhere.
+settings.register_profile("same", deadline=None, derandomize=True, database=None)
+settings.load_profile("same")
 
 CELLS = ("plain", "lstm", "gru", "cifg")
 FEWER = (("seqapp.recurrence", "CHUNK", 2), ("export.parity", "LENGTHS", (1, 7, 100)))
@@ -46,6 +51,13 @@ def pytest_collection_finish() -> None:
     for module, name, value in FEWER:
         if module in sys.modules:
             setattr(sys.modules[module], name, value)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """A test and the fixtures that are made for it have the same random weights each time."""
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)
 
 
 def refused(work: Callable[[], object], *parts: str) -> None:

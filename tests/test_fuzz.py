@@ -136,7 +136,7 @@ def fuzz(reader: Reader, count: int, folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(tempfile, "tempdir", None)
     before, seen = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
 
-    @settings(max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=count, suppress_health_check=list(HealthCheck))
     @given(damaged(sample))
     def test(content: bytes) -> None:
         nonlocal seen

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +64,11 @@ tf.linalg.matmul(tf.ones([300, 300]), tf.ones([300, 300]))  # which starts threa
 assert converter.start() is first
 print(flatbuffer.operators(converter.convert(Path("model"), ["step"])))
 os.kill(first.process.pid, signal.SIGSEGV)
-for path in ("refused", "refused"):
-    try:
-        converter.convert(Path(path), ["step"])
-    except RunFailed as error:
-        print(str(error).partition("; ")[0])
+print(first.run(["refused", "refused.tflite", "step"])[0])
+try:
+    converter.convert(Path("refused"), ["step"])
+except RunFailed as error:
+    print(str(error).partition("; ")[0])
 second = converter.start().process
 print(isinstance(second, converter.Fork), second.poll())
 """
@@ -78,7 +80,7 @@ def test_is_a_child_of_a_process_that_has_computed_nothing(tmp_path: Path) -> No
     saved(tmp_path / "refused", lambda x: {"y": tf.math.digamma(x)})
     lines = run_forked([sys.executable, "-c", FORKED], tmp_path).splitlines()
     assert lines[0] == "{'ADD': 1, 'TANH': 1}"
-    assert "was killed by SIGSEGV while it converted step" in lines[1]
+    assert lines[1] == str(-signal.SIGSEGV)
     assert "refused step: 'tf.Digamma' op is neither a custom op nor a flex op" in lines[2]
     assert lines[3:] == ["False None"]
 
@@ -90,9 +92,10 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="status -9"):
         run_forked([sys.executable, "-c", f"{code}; os.kill(os.getpid(), 9)"], tmp_path)
     state, until = Path("/proc", (tmp_path / "pid").read_text(), "stat"), time.monotonic() + 60
-    while state.exists() and ") Z " not in state.read_text():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    with suppress(FileNotFoundError, ProcessLookupError):
+        while ") Z " not in state.read_text():
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
 
 def executable(path: Path, script: str) -> str:

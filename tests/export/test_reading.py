@@ -346,7 +346,7 @@ VALUES = st.recursive(
 
 
 @pytest.mark.parametrize(("manifest", "reading"), [(CONTENT, all_of), (TRANSLATOR, all_of_translator)], ids=["step", "encode"])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_any_damage_is_one_line(manifest: dict[str, Any], reading: Any, bundle: Path, data: st.DataObject) -> None:
     """Any value of the manifest replaced by any other, or left out: it is read, or refused."""

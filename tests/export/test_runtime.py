@@ -195,33 +195,28 @@ class Blocked:
             raise ModuleNotFoundError(name, name=name)
 
 sys.meta_path.insert(0, Blocked())
-import time
-began = time.process_time()
+before = set(sys.modules)
 import export.runtime
-seconds = time.process_time() - began
+loaded = {{name.partition(".")[0] for name in set(sys.modules) - before}} - sys.stdlib_module_names
+assert loaded == {{"export", "seqapp", "numpy"}}, loaded
 model = export.runtime.load({bundle!r}, engine={engine!r})
 session = model.session()
 session.feed("are they")
 print(session.generate(20, seed=1))
 assert Blocked.tried == [], Blocked.tried
 assert not {blocked} & set(sys.modules)
-print(seconds, file=sys.stderr)
 """
 
 
-def test_neither_tensorflow_nor_keras_nor_onnx_is_asked_for(engine: str, bundle: Path) -> None:
+def test_numpy_and_the_engine_are_all_that_is_loaded(engine: str, bundle: Path) -> None:
     other = {package for name, (_, package) in ENGINES.items() if name != engine}
     blocked = {"tensorflow", "keras", "onnx", "flatbuffers", "tqdm", "matplotlib"} | other
     code = CHILD.format(blocked=blocked, bundle=str(bundle), engine=engine)
-    children = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False) for _ in range(3)]
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     session = load(bundle, engine).session()
     session.feed("are they")
-    wanted = session.generate(20, seed=1)
-    for child in children:
-        assert child.returncode == 0, child.stderr
-        assert child.stdout == wanted + "\n"
-    # Seconds of the processor, the least of three: others may be using the machine.
-    assert min(float(child.stderr.split()[-1]) for child in children) < 0.5
+    assert child.returncode == 0, child.stderr
+    assert child.stdout == session.generate(20, seed=1) + "\n"
 
 
 def test_the_engine_is_chosen(bundle: Path, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

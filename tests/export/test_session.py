@@ -98,7 +98,7 @@ def test_predictions_are_ordered() -> None:
             stream.predict(top)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(st.sampled_from("ab? \n"), max_size=40), st.sampled_from([WORDS, LETTERS]), st.data())
 def test_pieces_are_read_as_the_whole(text: str, vocabulary: Vocabulary, data: st.DataObject) -> None:
     whole, parts, alone = session(vocabulary), session(vocabulary), session(vocabulary, STEP)
@@ -136,7 +136,7 @@ def test_a_long_text_is_read_in_bounded_pieces(signatures: tuple[str, ...], used
     assert max(count for _, count in stream.runner.calls) == (1 if used == STEP else CHUNK)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.text(st.sampled_from("ab? \n"), max_size=20),
     st.integers(0, 9),
@@ -155,7 +155,7 @@ def test_the_text_that_the_command_would_draw(text: str, length: int, vocabulary
     assert stream.predict(1)[0][1] == pytest.approx(best(states[0][0], vocabulary), rel=1e-5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(st.sampled_from("ab? \n"), max_size=20), st.integers(0, 9), st.integers(0, 9), st.integers(0, 3))
 def test_generating_in_pieces_is_generating_at_once(text: str, first: int, second: int, seed: int) -> None:
     """Greedily: a call that draws begins its random numbers anew."""
@@ -202,7 +202,7 @@ def test_text_reads_on() -> None:
     assert stream.generate(1, top_k=1) in {token for token in WORDS.tokens if token != WORDS.end} | {"\n"}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(st.sampled_from("ab? \n"), max_size=20), st.text(st.sampled_from("ab? \n"), max_size=20), st.integers(0, 9))
 def test_a_saved_stream_goes_on(before: str, after: str, seed: int) -> None:
     stream, other = session(), session()

@@ -146,12 +146,12 @@ class TestTokens:
     def test_of_no_texts(self, unit: str, lower: bool) -> None:
         assert_tokens(unit, lower, [])
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(texts=st.lists(TEXTS, max_size=4), form=st.sampled_from(["NFC", "NFD", None]))
     def test_of_any_texts(self, unit: str, lower: bool, texts: list[str], form: Any) -> None:
         assert_tokens(unit, lower, [unicodedata.normalize(form, text) if form else text for text in texts])
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(raw=st.lists(st.one_of(st.binary(max_size=20), TEXTS.map(lambda text: text.encode()[1:-1])), max_size=4))
     def test_of_bytes_that_are_not_utf_8(self, unit: str, lower: bool, raw: list[bytes]) -> None:
         broken = [value.numpy().tolist() for value in tokenizer(unit, lower)(tf.constant(raw, tf.string))]

@@ -167,5 +167,5 @@ def test_a_trained_run_keeps_what_evaluation_needs(classified: Callable[..., Run
     counts = [Sequences.load(run.path / f"{part}_examples.npz").label_count for part in ("train", "validation", "test")]
     assert sum(counts) == 400
     assert run.metrics["test"]["accuracy"]["count"] == counts[2]
-    assert run.metrics["test"]["accuracy"]["value"] > 0.7 > run.metrics["baselines"]["majority"]["accuracy"]["value"]
+    assert run.metrics["test"]["accuracy"]["value"] > 0.65 > run.metrics["baselines"]["majority"]["accuracy"]["value"]
     assert set(run.metrics["baselines"]) == {"majority", "bag_of_words"}

@@ -259,7 +259,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\t\n
 
 
 @given(TEXTS, st.sampled_from([".tsv", ".csv"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_is_read_or_refused(text: str, suffix: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"data{suffix}"
@@ -279,7 +279,7 @@ def test_any_text_is_read_or_refused(text: str, suffix: str) -> None:
 
 
 @given(st.binary(max_size=60), st.sampled_from(list(labelled.READERS)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_bytes_are_read_or_refused(content: bytes, suffix: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"data{suffix}"

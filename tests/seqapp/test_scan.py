@@ -34,7 +34,7 @@ def looped(a: Array, b: Array, state: Array) -> Array:
     return np.stack(states, axis=1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     scan=st.sampled_from([in_blocks, associatively]),
     timesteps=st.integers(1, 70),

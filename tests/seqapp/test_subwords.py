@@ -27,7 +27,7 @@ def test_a_text_is_the_same_again_and_closed_by_the_end() -> None:
     assert len(SUBWORDS) == len(SUBWORDS.tokens) <= 120
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.text(st.sampled_from(LETTERS), min_size=1, max_size=8), max_size=6))
 def test_any_words_of_known_letters_are_the_same_again(words: list[str]) -> None:
     assert SUBWORDS.decode(SUBWORDS.encode_whole(" ".join(words))) == " ".join(words)

@@ -111,7 +111,7 @@ def test_a_prompt_goes_on_in_a_line(text: str, tokens: list[str]) -> None:
     assert WORDS.prompt(text, in_line=True) == tokens
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(st.sampled_from(" \n\r") | st.characters()), st.data())
 def test_pieces_that_part_at_spaces_are_read_as_the_whole(text: str, data: st.DataObject) -> None:
     borders = [i for i in range(len(text) + 1) if set(text[max(0, i - 1) : i + 1]) & {" ", "\n"}]
@@ -131,7 +131,7 @@ def test_a_word_that_looks_like_the_end_is_none() -> None:
     assert [*rule.cut_pieces(["a <eos> ", "\n", "<eos>"])] == [["a", "<eos>"], ["<eos>"], ["<eos>"], ["<eos>"]]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.sampled_from("ab \n") | st.characters()))
 def test_a_text_is_a_prompt_whose_last_line_is_closed(text: str) -> None:
     """The tokens line by line, each line with the end it has earned."""
@@ -152,20 +152,20 @@ def test_re2_finds_the_same_tokens(pattern: str, text: str) -> None:
         assert re2.compile(pattern).findall(form) == re.compile(pattern).findall(form)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text())
 def test_re2_finds_the_same_tokens_in_any_text(text: str) -> None:
     for pattern in (WORD_PATTERN, CHARACTER_PATTERN):
         assert re2.compile(pattern).findall(text) == re.compile(pattern).findall(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text())
 def test_characters_join_to_the_normalized_text(text: str) -> None:
     assert CHARACTERS.join(CHARACTERS.cut(text)) == unicodedata.normalize("NFC", text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text())
 def test_words_keep_every_character_but_spaces_and_controls(text: str) -> None:
     kept = [c for c in unicodedata.normalize("NFC", text) if not (c.isspace() or unicodedata.category(c) == "Cc")]
@@ -173,7 +173,7 @@ def test_words_keep_every_character_but_spaces_and_controls(text: str) -> None:
     assert [c for c in cut if not c.isspace()] == kept
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(), st.text(), st.sampled_from(["word", "character"]), st.booleans(), st.integers(1, 3))
 def test_numbers_are_in_range_and_known_tokens_come_back(known: str, text: str, unit: str, lower: bool, minimum: int) -> None:
     vocabulary = Vocabulary.learn([known], unit, lower, minimum)
@@ -183,7 +183,7 @@ def test_numbers_are_in_range_and_known_tokens_come_back(known: str, text: str, 
         assert vocabulary.tokens[number] == (token if token in vocabulary.tokens else UNKNOWN)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(st.characters(codec="utf-8"), max_size=40))
 def test_joined_words_are_cut_the_same_again(text: str) -> None:
     tokens = WORDS.cut(WORDS.join(WORDS.cut(text)))
@@ -267,14 +267,14 @@ def test_words_around_symbols() -> None:
 
 
 @pytest.mark.parametrize("unit", ["word", "character"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from(["<step>", "<recipe>", "a<b", "\n"]) | st.characters(codec="utf-8")).map("".join))
 def test_re2_finds_the_same_symbols(unit: str, text: str) -> None:
     pattern = Vocabulary.empty(unit, lower=True, symbols=SYMBOLS).token_pattern
     assert re2.compile(pattern).findall(text) == re.compile(pattern).findall(text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.sampled_from(["<step>", "<STEP>", "<Recipe>", "<", "step", ">", "\u0338", " ", "ſ", "\u212a"]) | st.characters()
