@@ -55,9 +55,11 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """A test and the fixtures that are made for it have the same random weights each time."""
-    if "keras" in sys.modules:
-        sys.modules["keras"].utils.set_random_seed(0)
+    """A test and the fixtures that are made for it have the same random weights each time.
+
+    Keras draws its seeds of Python; a seed of TensorFlow's would have it prepare again what it computed before.
+    """
+    random.seed(0)
 
 
 def refused(work: Callable[[], object], *parts: str) -> None:
