@@ -97,9 +97,11 @@ def test_every_kind_of_run_is_diagnosed(
     sung: Callable[..., Run],
     translated: Callable[..., Run],
     remembered: Callable[..., Run],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """But for texts, which the README's command is of, and rolls of music, which are as melodies are."""
+    monkeypatch.setattr("seqapp.job.PRACTICE", 20)
     both, translator = classified("talk", "--both-ways"), translated()
     for run in (both, forecasted(), sung(), translator, remembered()):
         capsys.readouterr()
