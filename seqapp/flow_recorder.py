@@ -22,7 +22,7 @@ class FlowRecorder(keras.callbacks.Callback):
         self.flow, self.config, self.logs = GradientFlow(study), config, logs
 
     def on_train_end(self, logs: Any = None) -> None:
-        # Among several devices each has the number.
+        # On several devices it is a variable of each of them, which `int` does not take.
         step = int(np.asarray(self.model.optimizer.iterations))
         diagnosis = Diagnosis(self.flow.measure(), self.config)
         scalars = [("gradient/horizon", float(diagnosis.horizon))]

@@ -31,6 +31,7 @@ from tests.training import scalars
 
 NO_CHANCE = ["--dropout", "0", "--recurrent-dropout", "0"]
 SMALL = ["--units", "8", "--embedding", "8", "--batch-size", "4", "--bptt", "8", "--epochs", "2", *NO_CHANCE]
+PARTS = ["--validation-fraction", "0.2", "--test-fraction", "0.2"]
 OFTEN = ["--checkpoint-seconds", "0.01"]
 STREAMS = ["--state-reset", "0.2", "--clip-norm", "0.3"]
 # Trains on two devices that the processor is said to be.
@@ -110,8 +111,7 @@ def test_two_devices_come_to_what_one_comes_to(talk: str, labelled_files: dict[s
     than the other. Gradients are clipped in most steps; what TensorBoard is told of their way back through time is the same.
     """
     streams = ["--data", talk, *SMALL, *STREAMS]
-    parts = ["--validation-fraction", "0.2", "--test-fraction", "0.2"]
-    sums = ["--task", "classify", "--data", str(labelled_files["sums"]), *SMALL, "--clip-norm", "0.3", *parts, "--diagnose"]
+    sums = ["--task", "classify", "--data", str(labelled_files["sums"]), *SMALL, "--clip-norm", "0.3", *PARTS, "--diagnose"]
     commands = [
         [*given, *where, "--run", f"{name}{len(where)}"]
         for name, given in (("streams", streams), ("sums", sums))
@@ -124,7 +124,6 @@ def test_two_devices_come_to_what_one_comes_to(talk: str, labelled_files: dict[s
     assert_same_flow(tmp_path / "sums0", tmp_path / "sums2")
 
 
-PARTS = ["--validation-fraction", "0.2", "--test-fraction", "0.2"]
 UNITS = ["--source-unit", "character", "--target-unit", "symbol"]
 # Tasks beside those above, with the fixture that has their data.
 TASKS = {
@@ -162,7 +161,7 @@ def test_a_training_on_two_devices_goes_on_with_one(talk: str, alone: Path, tmp_
 def free_ports(count: int) -> list[int]:
     """Ports that were free just now, of those that a system does not give to connections by itself."""
     found: list[int] = []
-    for port in random.sample(range(20_000, 30_000), 100):
+    for port in random.SystemRandom().sample(range(20_000, 30_000), 100):
         with suppress(OSError), socket.socket() as one:
             one.bind(("127.0.0.1", port))
             found.append(port)
