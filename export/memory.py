@@ -21,16 +21,16 @@ def main(argv: list[str]) -> None:
     spec = reading.spec_of(bundle, content)
     (file,) = [file for file in content["files"] if file["path"] == name]
     importlib.import_module(ENGINES[file["format"]])
-    before = _peak()
+    before = peak()
     model = runners.OPENERS[file["format"]](bundle / name, spec)
     inputs = np.zeros((1, LENGTH) if spec.features is None else (1, LENGTH, spec.features), spec.input_dtype)
     _, states = model.sequence(inputs, model.initial_states(1))
     for _ in range(0 if spec.both_ways else LENGTH):
         _, states = model.step(inputs[:, 0], states)
-    print(_peak() - before)
+    print(peak() - before)
 
 
-def _peak() -> float:
+def peak() -> float:
     """Megabytes of resident memory at the most, so far."""
     status = Path("/proc/self/status")
     if status.exists():  # Linux's getrusage would count what the process was before it became this one

@@ -104,8 +104,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 before = FEWER_CHORALES * ("runs/chorales" in command) + HALF_A_SECOND_A_BATCH * ("--time-limit" in command)
                 if before:
                     command[1:] = ["-c", before + TRAIN.format(arguments=command[3:])]
-            if "seqapp.diagnose" in command and "--length" in command:
-                command += ["--length", "100"]
             if "export.benchmark" in command:
                 command += ["--repeats", "1"]
             if "seqapp.benchmark" in command:

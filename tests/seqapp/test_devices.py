@@ -78,7 +78,7 @@ def assert_same(one: Path, other: Path, tolerance: float = 1e-5) -> None:
         for name in FIGURES:
             assert float(ours[name]) == pytest.approx(float(theirs[name]), abs=tolerance)
     for a_weight, b_weight in zip(Run(one).load_model().get_weights(), Run(other).load_model().get_weights(), strict=True):
-        np.testing.assert_allclose(a_weight, b_weight, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(a_weight, b_weight, rtol=0, atol=tolerance, equal_nan=False)
 
 
 def assert_same_flow(one: Path, other: Path) -> None:
@@ -88,7 +88,7 @@ def assert_same_flow(one: Path, other: Path) -> None:
     measured = [tag for tag in ours if re.match(r"gradient/\d|radius/", tag)]
     assert len(measured) > 2
     for tag in measured:
-        np.testing.assert_allclose(ours[tag], theirs[tag], rtol=1e-3, atol=1e-5, err_msg=tag)
+        np.testing.assert_allclose(ours[tag], theirs[tag], rtol=1e-3, atol=1e-5, equal_nan=False, err_msg=tag)
 
 
 @pytest.fixture(scope="module")

@@ -137,15 +137,13 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
 
 MEASURE = """
 import sys
-from pathlib import Path
+from export.memory import peak
 from seqapp.batching import Windows
 from seqapp.config import DataConfig
 from seqapp.corpus import load
 from seqapp.token_file import learned
 from seqapp.vocabulary import Vocabulary
 
-# That of this process: `ru_maxrss` begins with that of the process that started it.
-peak = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 before = peak()
 split = load(DataConfig(sys.argv[1]), whole_lines=True)
 vocabulary, files = learned(split, Vocabulary.empty("word", True), 3)
@@ -155,7 +153,6 @@ print(len(files["train"]), peak() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory in other units")
 @pytest.mark.parametrize("ends", ["\n", " "], ids=["lines", "one giant line"])
 def test_memory_does_not_grow_with_the_text(tmp_path: Path, ends: str) -> None:
     """Of a text of 24 million bytes, which as strings and numbers in memory takes some 700 MB."""
